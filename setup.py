@@ -1,0 +1,38 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = {}
+exec((ROOT / 'tconv_mmaction/version.py').read_text(), VERSION)
+
+setup(
+    name='tconv-mmaction',
+    version=VERSION['__version__'],
+    description='How video networks use time: temporal convolutions and their analysis for mmaction2',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['tconv_mmaction', 'tconv_mmaction.*']),
+    python_requires='>=3.9',
+    install_requires=[
+        'torch>=2.1',
+        'mmaction2>=1.2.0,<1.3',
+        'mmengine>=0.10.4,<1.0',
+        'decord>=0.6.0',  # clips are read with it
+        'importlib_metadata',  # mmaction2 1.2.0 imports it and does not ask for it
+        'matplotlib',
+        'numpy',
+        'opencv-python',
+        'pandas',
+        'scikit-learn',  # handwritten digits for VideoMNIST, F1 score
+        'scipy',
+    ],
+    # mmcv is no hard requirement: full mmcv and mmcv-lite are the same package to Python, and installing
+    # one over the other breaks both. Who has neither takes the extra `lite`.
+    extras_require={
+        'lite': ['mmcv-lite>=2.1.0,<2.2.0'],
+        'tests': ['pytest', 'pytest-timeout', 'captum', 'onnx', 'onnxruntime', 'hypothesis', 'ruff'],
+        'viz': ['captum', 'tensorboard'],
+    },
+)

@@ -1,0 +1,137 @@
+"""Temporally factorised 3D convolution, 3TConv.
+
+Ras et al., "Temporal Factorization of 3D Convolutional Kernels" (arXiv:1912.04075) and "Explainable 3D Convolutional
+Neural Networks by Learning Temporal Transformations" (arXiv:2006.15983). The maths is in :mod:`.temporal_transform`.
+"""
+import torch
+from torch import Tensor, nn
+
+from .conv_base import ConvBase
+from .registry import register_layer
+from .temporal_transform import affine_matrix, temporal_kernel
+
+TEMPORAL_PARAMETERS = ('scale', 'rotate', 'translate_x', 'translate_y')
+
+
+@register_layer
+class Conv3T(ConvBase):
+    """A 3D convolution whose temporal slices are learned affine transforms of one 2D kernel.
+
+    Parameters of the layer: ``weight (O, I/groups, 1, kH, kW)``, the first slice, and per output channel and step
+    ``scale``, ``rotate`` (radians), ``translate_x`` and ``translate_y`` (fractions of half the kernel's extent: 1 is
+    from the centre to the border pixel), each ``(kT-1, O)``. That is O*I/groups*kH*kW + 4*(kT-1)*O numbers plus the
+    bias, against O*I/groups*kT*kH*kW of ``nn.Conv3d``.
+
+    A step with s > 1 reads further out, so what the filter matches shrinks from slice to slice; r > 0 reads from a
+    position turned clockwise on the screen (y points down), so the content turns counter-clockwise; t_x > 0 moves
+    it to the left by t_x * (kW-1)/2 pixels.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as for
+            ``nn.Conv3d``.
+        transform: 'affine' for the four parameters above (eq. 3), or 'free' for unconstrained matrices
+            ``theta (kT-1, O, 2, 3)``, which start as the identity (arXiv:2006.15983, sec. 3.2).
+
+    Raises:
+        ValueError: if a number is out of range, channels are not divisible by groups, or a 1x1 spatial kernel comes
+            with kT > 1, where an affine transform has nothing to act on.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1,
+                 groups: int = 1, bias: bool = True, padding_mode: str = 'zeros', transform: str = 'affine',
+                 device=None, dtype=None) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        if transform not in ('affine', 'free'):
+            raise ValueError(f"Conv3T: transform must be 'affine' or 'free', got {transform!r}.")
+        depth, height, width = self.kernel_size
+        if depth > 1 and height == width == 1:
+            raise ValueError(
+                f'Conv3T: kernel_size={self.kernel_size} has a single pixel per slice, and an affine transform of one '
+                "pixel cannot express motion. Use a spatial kernel (in mmaction2's ResNet3d: inflate_style='3x3x3'), "
+                'or nn.Conv3d for purely temporal kernels.')
+        self.transform = transform
+
+        def parameter(*shape):
+            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+
+        self.weight = parameter(out_channels, in_channels // groups, 1, height, width)
+        if transform == 'affine':
+            for name in TEMPORAL_PARAMETERS:
+                setattr(self, name, parameter(depth - 1, out_channels))
+        else:
+            self.theta = parameter(depth - 1, out_channels, 2, 3)
+        self.register_parameter('bias', parameter(out_channels) if bias else None)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """K_1 ~ N(0, 1) and identity transforms, as in the paper; the bias as in ``nn.Conv3d``."""
+        nn.init.normal_(self.weight)
+        if self.transform == 'affine':
+            nn.init.ones_(self.scale)
+            for name in TEMPORAL_PARAMETERS[1:]:
+                nn.init.zeros_(getattr(self, name))
+        else:
+            self.theta.copy_(torch.eye(2, 3, device=self.theta.device))
+        if self.bias is not None:
+            depth, height, width = self.kernel_size
+            bound = (self.in_channels // self.groups * depth * height * width)**-0.5
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    # mmcv's ConvModule and mmengine's BaseModule leave a layer that has this method to itself.
+    init_weights = reset_parameters
+
+    def matrices(self) -> Tensor:
+        """The transforms as ``(kT-1, O, 2, 3)``."""
+        if self.transform == 'free':
+            return self.theta
+        return affine_matrix(self.scale, self.rotate, self.translate_x, self.translate_y)
+
+    def kernel(self) -> Tensor:
+        """The 3D kernel ``(O, I/groups, kT, kH, kW)``; computed in float32 or better, also under autocast."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        with torch.autocast(self.weight.device.type, enabled=False):
+            first = self.weight.squeeze(2).to(dtype)
+            if self.transform == 'free':
+                theta = self.theta.to(dtype)
+            else:
+                theta = affine_matrix(*(getattr(self, name).to(dtype) for name in TEMPORAL_PARAMETERS))
+            return temporal_kernel(first, theta).to(self.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, O, T', H', W')."""
+        self.check_input(x)
+        return self.convolve(x, self.kernel(), self.bias)
+
+    @torch.no_grad()
+    def switch_to_deploy(self) -> nn.Conv3d:
+        """A plain ``nn.Conv3d`` that computes the same."""
+        conv = self.plain_conv(self.bias is not None).to(self.weight)
+        conv.weight.copy_(self.kernel())
+        if self.bias is not None:
+            conv.bias.copy_(self.bias)
+        return conv.train(self.training)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        state_dict = dict(state_dict)  # a 2D weight is unsqueezed here, not in the caller's dict
+        weight = state_dict.get(prefix + 'weight')
+        if weight is not None and weight.dim() == 4:
+            state_dict[prefix + 'weight'] = weight.unsqueeze(2)
+        for name, own in self._parameters.items():
+            given = state_dict.get(prefix + name)
+            if own is None or given is None or given.shape == own.shape:
+                continue
+            # mmengine loads with strict=False and would only log this
+            shapes = f'{prefix}{name}: the checkpoint has {tuple(given.shape)}, this Conv3T needs {tuple(own.shape)}'
+            if name == 'weight':
+                out, inp, _, height, width = own.shape
+                shapes += f' or the 2D {(out, inp, height, width)}'
+                if given.dim() == 5 and given.shape[2] > 1:
+                    shapes += ('. A trained 3D kernel has no 2D kernel K_1 to load; use Conv3d for this checkpoint, or '
+                               'start from a 2D one')
+            raise ValueError(shapes + '.')
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return (super().extra_repr() + ('' if self.bias is not None else ', bias=False')
+                + ('' if self.transform == 'affine' else f', transform={self.transform!r}'))

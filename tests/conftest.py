@@ -1,0 +1,38 @@
+"""Fixtures for all tests: where reference files and real data are, and a clean default scope."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tconv_mmaction  # noqa: F401  registers everything, and makes mmaction2 importable
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / 'shared'
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason='needs a CUDA device, and torch.cuda.is_available() is False here')
+        for item in items:
+            if 'gpu' in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture
+def shared():
+    """The folder of reference material beside the checkout; the test is skipped where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip(f'needs the reference material in {SHARED}, which is not there')
+    return SHARED
+
+
+def golden(pattern):
+    """Golden files of that pattern from tests/data, as {name: {key: array}}."""
+    return {path.stem: dict(np.load(path)) for path in sorted((ROOT / 'tests/data').glob(pattern))}
