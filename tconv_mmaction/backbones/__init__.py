@@ -1,1 +1,3 @@
-__all__ = []
+from .lenet5 import LeNet5
+
+__all__ = ['LeNet5']

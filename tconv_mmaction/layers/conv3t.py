@@ -115,7 +115,7 @@ class Conv3T(ConvBase):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         state_dict = dict(state_dict)  # a 2D weight is unsqueezed here, not in the caller's dict
         weight = state_dict.get(prefix + 'weight')
-        if weight is not None and weight.dim() == 4:
+        if weight is not None and weight.shape == self.weight.squeeze(2).shape:
             state_dict[prefix + 'weight'] = weight.unsqueeze(2)
         for name, own in self._parameters.items():
             given = state_dict.get(prefix + name)
