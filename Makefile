@@ -1,0 +1,38 @@
+# Two commands for a fresh machine with Python and make:
+#   make demo   environment + the main job: train, test and read a 3T network
+#   make test   environment + the test suite
+# Both are plain pip and python lines; the README spells them out.
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+DEMO   := work_dirs/demo
+CONFIG := configs/recognition/lenet5/lenet5-3t_scratch_1xb20-30x1x1-20e_video-mnist.py
+
+.PHONY: demo test env lint clean
+
+env: $(VENV)/.installed
+
+# torch first: asked for by another package it would come as the newest release instead of the verified one.
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -c constraints.txt torch
+	$(PY) -m pip install -c constraints.txt -e ".[lite,tests,viz]"
+	$(PY) -m tconv_mmaction
+	touch $@
+
+demo: env
+	$(PY) tools/train.py $(CONFIG) --work-dir $(DEMO)
+	$(PY) tools/test.py $(CONFIG) $$(ls -t $(DEMO)/best_*.pth | head -n 1) --work-dir $(DEMO)
+	$(PY) tools/analysis/temporal_params.py $(CONFIG) $$(ls -t $(DEMO)/best_*.pth | head -n 1) --out-dir $(DEMO)/motion
+	@echo
+	@echo "The accuracy is printed above as acc/top1. What the network learned about motion: $(DEMO)/motion"
+	@ls $(DEMO)/motion
+
+test: env
+	$(PY) -m pytest -q
+
+lint: env
+	$(PY) -m ruff check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
