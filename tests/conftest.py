@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 
 import tconv_mmaction  # noqa: F401  registers everything, and makes mmaction2 importable
 
@@ -20,9 +21,11 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def seed_and_scope():
+    """The same random numbers for every test, and the scope that a Runner sets from `default_scope`."""
     torch.manual_seed(0)
     np.random.seed(0)
+    init_default_scope('mmaction')
 
 
 @pytest.fixture

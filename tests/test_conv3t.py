@@ -2,6 +2,7 @@
 import copy
 import math
 import shutil
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import golden
 from mmcv.cnn import ConvModule, build_conv_layer
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, switch_to_deploy
@@ -331,7 +333,10 @@ def test_bad_input():
         layer(torch.randn(3, 8, 8))
 
 
-def test_builds_from_configs_with_and_without_a_scope():
+@pytest.mark.parametrize('scope', ['mmaction', None])
+def test_builds_from_configs_with_and_without_a_scope(scope, monkeypatch):
+    if scope is None:
+        monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
     layer = build_conv_layer(dict(type='Conv3T', transform='free'), 3, 4, kernel_size=3)
     assert isinstance(layer, Conv3T) and layer.transform == 'free'
     module = ConvModule(3, 4, 3, padding=1, conv_cfg=dict(type='Conv3T'), norm_cfg=dict(type='BN3d'))
