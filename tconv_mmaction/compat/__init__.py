@@ -1,0 +1,61 @@
+"""Let released mmaction2 1.2 and mmengine 0.10 work on today's PyTorch.
+
+``import tconv_mmaction`` calls :func:`apply` before anything else. Each part lives in one module, answers one upstream
+issue, and changes nothing where upstream is already right:
+
+=============  ======================  ===========================================================================
+part           upstream                what it does
+=============  ======================  ===========================================================================
+requirements   --                      a missing or unfit mmcv / importlib_metadata says so, with the command to run
+drn            mmaction2 #2714         stands in for the folder that the released wheel lacks
+checkpoints    mmengine #1655          lets weights_only loading read what MMEngine writes, and nothing that runs code
+distributed    --                      several processes on a machine without CUDA: gloo, and no device ids
+=============  ======================  ===========================================================================
+
+``TCONV_MMACTION_NO_COMPAT=1`` switches all of it off. ``python -m tconv_mmaction`` prints what was done.
+"""
+import os
+from typing import List, NamedTuple
+
+from . import checkpoints, distributed, drn, requirements
+
+__all__ = ['SWITCH', 'Part', 'apply', 'report']
+
+SWITCH = 'TCONV_MMACTION_NO_COMPAT'
+
+
+class Part(NamedTuple):
+    """What one part of the layer did: ``applied`` is False where there was nothing to do or it was switched off."""
+    name: str
+    issue: str
+    applied: bool
+    detail: str
+
+
+_PARTS = {
+    'requirements': (requirements, ''),
+    'drn': (drn, 'https://github.com/open-mmlab/mmaction2/issues/2714'),
+    'checkpoints': (checkpoints, 'https://github.com/open-mmlab/mmengine/issues/1655'),
+    'distributed': (distributed, ''),
+}
+_report: List[Part] = []
+
+
+def apply() -> None:
+    """Apply every part once; later calls do nothing.
+
+    Raises:
+        ImportError: if mmcv, mmaction2's importlib_metadata or a version that fits is missing; it names the fix.
+    """
+    if _report:
+        return
+    if os.environ.get(SWITCH, '0').lower() not in ('', '0', 'false', 'no'):
+        _report.extend(Part(name, issue, False, f'switched off by {SWITCH}') for name, (_, issue) in _PARTS.items())
+        return
+    done = [Part(name, issue, *module.apply()) for name, (module, issue) in _PARTS.items()]
+    _report.extend(done)
+
+
+def report() -> List[Part]:
+    """What :func:`apply` did, one entry per part; empty before it ran."""
+    return list(_report)

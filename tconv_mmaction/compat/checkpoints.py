@@ -1,0 +1,206 @@
+"""MMEngine's checkpoints under ``torch.load(weights_only=True)``, the default since PyTorch 2.6.
+
+Beside tensors, MMEngine stores its log history: HistoryBuffer objects, numpy arrays and scalars, and references to
+four methods of HistoryBuffer, which pickle spells ``getattr(HistoryBuffer, 'mean')``. PyTorch refuses all of them
+(https://github.com/open-mmlab/mmengine/issues/1655), so ``--resume``, test.py and load_from fail.
+
+The usual advice, to allow the real ``getattr``, ``numpy.dtype`` and ``_reconstruct``, gives the file code execution
+(getattr) or raw memory (a dtype whose pickled flags lie about holding pointers). So every name is mapped to a stand-in
+of our own that checks what it is given, builds plain numbers, and refuses everything else:
+
+==============================  ================================================================================
+name in the pickle              stand-in
+==============================  ================================================================================
+builtins.getattr                the statistics methods of HistoryBuffer by name, nothing else
+...history_buffer.HistoryBuffer an object with the two checked arrays; methods named in the file are not stored
+numpy.dtype                     bool, int, uint, float, complex, bytes and str codes; byte order; no fields, no flags
+numpy.ndarray, _reconstruct     an array of such a dtype whose bytes match its shape; no objects
+numpy...multiarray.scalar       one number of such a dtype
+builtins.bytes                  no bytes, which is how pickle spells the content of an empty array
+==============================  ================================================================================
+
+PyTorch before 2.6 loads with weights_only=False unless told otherwise, and there these checkpoints load; nothing is
+changed, and nothing protects: load only files that you trust, or upgrade.
+"""
+import contextlib
+import functools
+import math
+import os
+import pickle
+import re
+from typing import Any, Iterator, Tuple
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+_METHODS = ('current', 'max', 'mean', 'min')
+_CODES = re.compile(r'[biufc](1|2|4|8|16|32)|[SU][1-9][0-9]{0,8}')
+
+
+class UnsafeCheckpointError(pickle.UnpicklingError):
+    """A file was refused because reading it could run code, or because it is no checkpoint. Nothing in it was run."""
+
+
+def _refuse(what: str) -> pickle.UnpicklingError:
+    return pickle.UnpicklingError(f'Unsupported content: {what}')
+
+
+def _getattr(owner: Any, name: Any) -> Any:
+    """Stands in for ``builtins.getattr``."""
+    if (owner is _HistoryBuffer or owner is HistoryBuffer) and type(name) is str and name in _METHODS:
+        return getattr(HistoryBuffer, name)
+    raise _refuse(f'getattr({owner!r:.80}, {name!r:.80})')
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype``: a real dtype would take flags and fields from the file on trust."""
+
+    def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
+        if type(code) is not str or not _CODES.fullmatch(code):
+            raise _refuse(f'numpy.dtype({code!r:.80})')
+        try:
+            self.dtype = np.dtype(code)
+        except TypeError as error:  # a letter and a size that do not go together, such as f32
+            raise _refuse(f'numpy.dtype({code!r})') from error
+
+    def __setstate__(self, state: Any) -> None:
+        # version, byte order, subarray, names, fields; element size, alignment and flags follow from the code
+        if type(state) is not tuple or len(state) != 8 or state[0] != 3 or state[2:5] != (None, None, None) \
+                or state[1] not in ('<', '>', '|', '='):
+            raise _refuse(f'a numpy dtype with the state {state!r:.80}')
+        if state[1] in '<>':
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+    def decode(self, shape: Tuple[int, ...], raw: Any) -> bytes:
+        """``raw``, once it is known to hold exactly an array of that shape and only legal characters."""
+        if type(raw) is not bytes or math.prod(shape) * self.dtype.itemsize != len(raw):
+            raise _refuse(f'bytes that do not fill a {self.dtype} array of shape {shape}')
+        if self.dtype.kind == 'U' and raw and np.frombuffer(raw, self.dtype.byteorder + 'u4').max() > 0x10FFFF:
+            raise _refuse('a character beyond Unicode')
+        return raw
+
+
+class _Array(np.ndarray):
+    """Stands in for ``numpy.ndarray``: an array of numbers that looks at its pickled state before it takes it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise _refuse('a call of numpy.ndarray')
+
+    def __setstate__(self, state: Any) -> None:
+        if type(state) is not tuple or len(state) != 5:
+            raise _refuse('a numpy array with an unknown state')
+        version, shape, dtype, fortran, raw = state
+        if version != 1 or type(dtype) is not _Dtype or type(shape) is not tuple or len(shape) > 32 \
+                or any(type(size) is not int or not 0 <= size < 2**31 for size in shape):
+            raise _refuse(f'a numpy array of shape {shape!r:.80} and dtype {dtype!r:.80}')
+        super().__setstate__((1, shape, dtype.dtype, bool(fortran), dtype.decode(shape, raw)))
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return np.array(self).__reduce_ex__(protocol)  # saved again, it is a plain array
+
+
+def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> Any:
+    """Stands in for ``numpy.core.multiarray._reconstruct``: an empty array, filled by its ``__setstate__``."""
+    if subtype is not _Array and subtype is not np.ndarray:
+        raise _refuse(f'a numpy array of type {subtype!r:.80}')
+    return np.ndarray.__new__(_Array, (0,), 'i1')
+
+
+def _scalar(dtype: Any, raw: Any = None) -> Any:
+    """Stands in for ``numpy.core.multiarray.scalar``."""
+    if type(dtype) is not _Dtype:
+        raise _refuse(f'a numpy scalar of dtype {dtype!r:.80}')
+    return np.frombuffer(dtype.decode((), raw), dtype.dtype)[0]
+
+
+def _bytes() -> bytes:
+    """Stands in for ``builtins.bytes``."""
+    return b''
+
+
+class _HistoryBuffer(HistoryBuffer):
+    """Stands in for HistoryBuffer, whose own ``__setstate__`` puts the methods of the file into the class."""
+
+    def __setstate__(self, state: Any) -> None:
+        if type(state) is not dict or not set(state) <= {*HistoryBuffer().__dict__, 'statistics_methods'}:
+            raise _refuse(f'a HistoryBuffer with the state {state!r:.80}')
+        logs, counts, length = (state.get(key) for key in ('_log_history', '_count_history', 'max_length'))
+        for values in (logs, counts):
+            if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in 'biuf':
+                raise _refuse('a HistoryBuffer whose history is not a row of numbers')
+        if len(logs) != len(counts) or type(length) is not int:
+            raise _refuse('a HistoryBuffer whose lengths do not agree')
+        self._set_default_statistics()
+        self.__dict__.update(max_length=length, _log_history=np.array(logs), _count_history=np.array(counts))
+        self.__class__ = HistoryBuffer
+
+
+@contextlib.contextmanager
+def explained(filename: Any) -> Iterator[None]:
+    """Keep weights_only on inside, and turn a refusal into an :class:`UnsafeCheckpointError` that names the file."""
+    # The variable outranks weights_only=False, which torch.hub passes for every download. A user who asked for the
+    # opposite in the environment is not overruled: PyTorch refuses to be told both.
+    name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+    before, opposite = os.environ.get(name), os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '0').lower()
+    if before is None and opposite not in ('1', 'y', 'yes', 'true'):
+        os.environ[name] = '1'
+    try:
+        yield
+    except UnsafeCheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise UnsafeCheckpointError(_explanation(filename, str(error))) from error
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+
+
+def _explanation(filename: Any, error: str) -> str:
+    found = re.search(r'GLOBAL (\S+)|Unsupported content: ([^\n]+)|(reduce for unrecognized function [^\n]+)', error)
+    if not found:
+        lines = [line for line in error.splitlines() if line and 'documentation' not in line]
+        return (f'{filename} is no checkpoint that PyTorch can read ({lines[-1] if lines else error}). It may be '
+                'damaged, cut short by a download, or another kind of file. Nothing in it was run. Get it again.')
+    asks = next(group for group in found.groups() if group)
+    return (f'{filename} was refused, and nothing in it was run: it asks for {asks}, which no checkpoint that MMEngine '
+            'writes needs, and a file that can ask for that can run any code on this machine. If you do not know who '
+            'made it, delete it. If you made it: save it again with plain values only (tensors, numbers, strings, '
+            'lists, dicts), or, for a class of your own that you trust, call '
+            'torch.serialization.add_safe_globals([TheClass]) before loading.')
+
+
+def guard_torch_load() -> None:
+    """Explain every refusal of ``torch.load`` in this process; for scripts that call it themselves."""
+    original = torch.load
+
+    @functools.wraps(original)
+    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+        with explained(f):
+            return original(f, *args, **kwargs)
+
+    torch.load = load
+
+
+def apply() -> Tuple[bool, str]:
+    """Allow the stand-ins, and name the file in what CheckpointLoader raises."""
+    release = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
+    if release < (2, 6):
+        return False, (f'PyTorch {torch.__version__} loads without weights_only: everything loads, and a file from a '
+                       'stranger can run code. PyTorch 2.6 or later is safer')
+    numpy_functions = [(function, f'numpy.{core}.multiarray.{name}') for core in ('core', '_core')
+                       for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar))]
+    torch.serialization.add_safe_globals([
+        (_HistoryBuffer, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'), (_getattr, 'builtins.getattr'),
+        (_bytes, 'builtins.bytes'), (_Array, 'numpy.ndarray'), (_Dtype, 'numpy.dtype'), *numpy_functions])
+
+    from mmengine.runner import CheckpointLoader
+    original = CheckpointLoader.load_checkpoint.__func__
+
+    @functools.wraps(original)
+    def load_checkpoint(cls: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
+        with explained(filename):
+            return original(cls, filename, *args, **kwargs)
+
+    CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+    return True, "MMEngine's checkpoints load with weights_only on, through stand-ins that build numbers only"
