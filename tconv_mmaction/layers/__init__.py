@@ -1,5 +1,10 @@
+from .branch_inflation import accept_single_filters
 from .conv3t import TEMPORAL_PARAMETERS, Conv3T
 from .deploy import switch_to_deploy
+from .multi_branch_conv3d import DeployedConv3d, MultiBranchConv3d
 from .separable_conv3d import SeparableConv3d
 
-__all__ = ['Conv3T', 'SeparableConv3d', 'TEMPORAL_PARAMETERS', 'switch_to_deploy']
+__all__ = [
+    'Conv3T', 'DeployedConv3d', 'MultiBranchConv3d', 'SeparableConv3d', 'TEMPORAL_PARAMETERS', 'accept_single_filters',
+    'switch_to_deploy'
+]
