@@ -1,1 +1,3 @@
-__all__ = []
+from .video_mnist import VideoMNIST
+
+__all__ = ['VideoMNIST']
