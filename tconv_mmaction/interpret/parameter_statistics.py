@@ -1,0 +1,122 @@
+r"""The temporal parameters of a whole network in a few numbers.
+
+Ras et al., arXiv:2006.15983, sec. 4.4, Table 2: mean and standard deviation of the deviations from "no motion",
+:math:`|s-1|, |r|, |p_x|, |p_y|`, over all filters and steps of a model. What each parameter means, and how its
+numbers become pixels, stands in :mod:`.temporal_parameters`.
+"""
+from typing import Dict, List, Optional
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters
+
+MODEL_ROW = 'whole model'  # no layer can have this name: attributes have no blanks
+
+QUANTITIES = ('scale', 'rotate', 'rotate_degrees', 'translate_x', 'translate_y', 'shift_x_pixels', 'shift_y_pixels')
+
+# Symbol of Table 2 -> column
+TABLE_2 = {'s': 'scale', 'r': 'rotate', 'p_x': 'translate_x', 'p_y': 'translate_y'}
+
+
+def _deviations(values: Dict, kernel_size) -> Dict[str, np.ndarray]:
+    """{quantity: flat float64 array}, 0 where the transform does nothing."""
+    raw = {name: values[name].double().flatten().numpy() for name in TABLE_2.values()}
+    _, height, width = kernel_size
+    return {
+        'scale': raw['scale'] - 1,
+        'rotate': raw['rotate'],
+        'rotate_degrees': np.degrees(raw['rotate']),
+        'translate_x': raw['translate_x'],
+        'translate_y': raw['translate_y'],
+        'shift_x_pixels': raw['translate_x'] * (width - 1) / 2,
+        'shift_y_pixels': raw['translate_y'] * (height - 1) / 2,
+    }
+
+
+def _summary(deviations: Dict[str, np.ndarray], ddof: int) -> Dict[str, float]:
+    row = {}
+    for quantity in QUANTITIES:
+        for kind, values in (('abs', np.abs(deviations[quantity])), ('signed', deviations[quantity])):
+            enough = values.size > ddof
+            row[f'{kind}_{quantity}_mean'] = values.mean() if values.size else float('nan')
+            row[f'{kind}_{quantity}_std'] = values.std(ddof=ddof) if enough else float('nan')
+    return row
+
+
+def parameter_statistics(model: nn.Module, ddof: int = 0) -> pd.DataFrame:
+    """Mean and standard deviation of the temporal parameters, per layer and for the model.
+
+    One row per 3T layer (index: its name) and a last row ``'whole model'``, which pools all filters and steps of all
+    layers: a layer counts by its number of filters, as in Table 2.
+
+    Columns: ``transform`` ('affine'; 'free': the closest similarity of each matrix, see ``residual_mean``, the mean
+    of what that leaves out; 'mixed' for a model with both), ``filters``, ``steps`` (kT-1; missing for the model),
+    ``values`` (how many numbers each statistic is over), ``residual_mean`` (0 for affine layers), and for every
+    quantity q the four ``abs_{q}_mean``, ``abs_{q}_std``, ``signed_{q}_mean``, ``signed_{q}_std``:
+
+    ==================================  =====================================================================
+    scale                               s - 1
+    rotate, rotate_degrees              r in radians and in degrees; positive turns the content counter-clockwise
+    translate_x, translate_y            t, the p_x and p_y of Table 2: 1 is half the kernel
+    shift_x_pixels, shift_y_pixels      t*(kW-1)/2 and t*(kH-1)/2, in pixels of the kernel; positive moves the
+                                        content left and up. (The papers' px = t*W, with W the width of the frame,
+                                        takes t for a fraction of the frame.)
+    ==================================  =====================================================================
+
+    Layers with kT = 1 have no steps: their statistics are NaN and they add nothing to the last row.
+
+    Args:
+        model: holds ``Conv3T`` layers; wrappers (DDP, ...) are looked through.
+        ddof: 0 for the standard deviation of these numbers, divisor n (the default; a layer with one number has
+            0), 1 for the estimate with divisor n-1. The paper does not say which it prints.
+
+    Raises:
+        ValueError: if the model has no 3T layer with kT > 1, or a parameter is NaN or infinite.
+    """
+    require_temporal_layers(model)
+    layers, parameters, sizes = temporal_layers(model), temporal_parameters(model), kernel_sizes(model)
+    rows: List[dict] = []
+    pooled: Dict[str, List[np.ndarray]] = {quantity: [] for quantity in QUANTITIES}
+    residuals = []
+    for name, values in parameters.items():
+        deviations = _deviations(values, sizes[name])
+        for quantity in QUANTITIES:
+            pooled[quantity].append(deviations[quantity])
+        count = deviations['scale'].size
+        residual = values['residual'].double().flatten().numpy() if 'residual' in values else np.zeros(count)
+        residuals.append(residual)
+        rows.append(dict(layer=name, transform=layers[name].transform, filters=layers[name].out_channels,
+                         steps=sizes[name][0] - 1, values=count,
+                         residual_mean=residual.mean() if count else float('nan'), **_summary(deviations, ddof)))
+    whole = {quantity: np.concatenate(parts) for quantity, parts in pooled.items()}
+    transforms = {layer.transform for layer in layers.values()}
+    rows.append(dict(layer=MODEL_ROW, transform=transforms.pop() if len(transforms) == 1 else 'mixed',
+                     filters=sum(row['filters'] for row in rows), steps=pd.NA,
+                     values=whole['scale'].size, residual_mean=np.concatenate(residuals).mean(),
+                     **_summary(whole, ddof)))
+    return pd.DataFrame(rows).astype({'steps': 'Int64'}).set_index('layer')
+
+
+def table_2(statistics: Dict[str, pd.DataFrame], row: Optional[str] = None) -> str:
+    """The layout of Table 2 as a markdown table: one line per parameter, one column per model, mean / std x 1e-3.
+
+    Args:
+        statistics: ``{title: parameter_statistics(model)}``.
+        row: the layer to show; by default the whole model.
+
+    Raises:
+        KeyError: if a table has no such row.
+    """
+    row = MODEL_ROW if row is None else row
+    for title, table in statistics.items():
+        if row not in table.index:
+            raise KeyError(f'{title} has no layer {row!r}; it has {list(table.index)}.')
+    lines = [['x 1e-3', *statistics], ['---'] * (1 + len(statistics))]
+    for symbol, quantity in TABLE_2.items():
+        cells = (table.loc[row, [f'abs_{quantity}_mean', f'abs_{quantity}_std']] for table in statistics.values())
+        lines.append([f'{symbol}  μ / σ', *(f'{1e3 * mean:.2f} / {1e3 * std:.2f}' for mean, std in cells)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return '\n'.join('| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths)) + ' |'
+                     for line in lines)

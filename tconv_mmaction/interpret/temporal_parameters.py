@@ -1,0 +1,183 @@
+"""What a 3T network has learned about motion: the temporal parameters of all its layers.
+
+Ras et al., "Explainable 3D Convolutional Neural Networks by Learning Temporal Transformations" (arXiv:2006.15983),
+sec. 3.4. How to read a number (each of them is one step from a slice of a kernel to the next, of one filter):
+
+=============  ======================================================================================================
+scale s        the slice is read s times further out: its content is zoomed by 1/s. 1 is no change.
+rotate r       radians; the content turns by r counter-clockwise on the screen, by -r clockwise. 0 is no change.
+translate_x t  1 is half the slice, from its centre to the border pixel: the content moves by t*(kW-1)/2 pixels of the
+               kernel to the LEFT. The papers multiply the raw number with the width of the frame, px = t*W, as if
+               it were a fraction of the frame.
+translate_y t  the same upwards: t*(kH-1)/2 pixels of the kernel.
+=============  ======================================================================================================
+
+A layer with ``transform='free'`` has matrices theta = [A | b] and no s, r, t. It is read as the similarity closest to
+it: A = sR(r) + D with the smallest |D| (Frobenius norm), and t from b = sR(r) t, as eq. 3 composes them. |D|, the part
+of the matrix that zoom and rotation cannot express (shear, mirroring, unequal zoom), is given as ``residual``.
+"""
+import os
+from typing import Dict, List, Tuple, Union
+
+import numpy as np
+import torch
+from mmengine.model import BaseAveragedModel, is_model_wrapper
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ..layers import TEMPORAL_PARAMETERS, Conv3T
+from ..utils import atomic_open
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module inside DDP, DataParallel, MMEngine's wrappers, averaged (EMA) models and ``torch.compile``."""
+    while True:
+        if isinstance(getattr(module, '_orig_mod', None), nn.Module):  # torch.compile's OptimizedModule
+            module = module._orig_mod
+        elif is_model_wrapper(module) or isinstance(module, (AveragedModel, BaseAveragedModel)):
+            module = module.module
+        else:
+            return module
+
+
+def temporal_layers(model: nn.Module) -> Dict[str, Conv3T]:
+    """The ``Conv3T`` layers by their dotted name in the unwrapped model, in the model's order.
+
+    A layer that stands in several places is listed once, under its first name. A model that is itself a ``Conv3T``
+    gives ``{'': model}``.
+    """
+    layers: Dict[str, Conv3T] = {}
+    seen = set()
+
+    def walk(module: nn.Module, name: str) -> None:
+        module = unwrap(module)  # at every level: MMSeparateDistributedDataParallel wraps the parts of a model
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        if isinstance(module, Conv3T):
+            layers[name] = module
+        for child_name, child in module.named_children():
+            walk(child, f'{name}.{child_name}' if name else child_name)
+
+    walk(model, '')
+    return layers
+
+
+def check_finite(layer: str, name: str, values: Tensor) -> None:
+    """Raise ValueError if a parameter holds NaN or infinity, saying where."""
+    bad = ~torch.isfinite(values)
+    if bad.any():
+        where = tuple(bad.nonzero()[0].tolist())
+        raise ValueError(
+            f'{name} of layer {layer!r} holds {int(bad.sum())} value(s) that are NaN or infinite, the first at '
+            f'{where} (step, filter, ...): {values[where].item()}. No statistic of it would mean anything: the '
+            'training diverged. Take an earlier checkpoint, or train with a lower learning rate or gradient clipping '
+            '(optim_wrapper.clip_grad).')
+
+
+def closest_similarity(theta: Tensor) -> Tuple[Dict[str, Tensor], Tensor]:
+    """Eq. 3 solved for its parameters, in the least-squares sense.
+
+    Args:
+        theta: ``(..., 2, 3)`` affine matrices.
+
+    Returns:
+        ({'scale', 'rotate' (radians, in (-pi, pi]), 'translate_x', 'translate_y'}, residual), each ``(...)``. The
+        residual is the Frobenius norm of theta minus the similarity's matrix: 0 for a matrix that eq. 3 can make with
+        s > 0. The translation is NaN or infinite where the scale is 0 (a pure mirroring).
+    """
+    a, b, c = theta[..., 0, 0], theta[..., 0, 1], theta[..., 0, 2]
+    d, e, f = theta[..., 1, 0], theta[..., 1, 1], theta[..., 1, 2]
+    cos, sin = (a + e) / 2, (d - b) / 2  # s cos r, s sin r
+    square = cos.square() + sin.square()
+    parameters = {
+        'scale': square.sqrt(),
+        'rotate': torch.atan2(sin, cos),
+        'translate_x': (cos * c + sin * f) / square,
+        'translate_y': (cos * f - sin * c) / square,
+    }
+    return parameters, (((a - e).square() + (b + d).square()) / 2).sqrt()
+
+
+def _read(name: str, layer: Conv3T) -> Dict[str, Tensor]:
+    if layer.transform == 'affine':
+        values = {key: getattr(layer, key).detach().cpu().clone() for key in TEMPORAL_PARAMETERS}
+        for key, value in values.items():
+            check_finite(name, key, value)
+        return values
+    theta = layer.theta.detach().cpu().clone()
+    check_finite(name, 'theta', theta)
+    values, residual = closest_similarity(theta)
+    mirrored = values['scale'] == 0
+    if mirrored.any():
+        where = tuple(mirrored.nonzero()[0].tolist())
+        raise ValueError(
+            f'theta of layer {name!r} at {where} (step, filter) is {theta[where].tolist()}: a pure mirroring has no '
+            'closest scale, rotation and translation. Read layer.theta itself.')
+    return {**values, 'residual': residual, 'theta': theta}
+
+
+def temporal_parameters(model: nn.Module) -> Dict[str, Dict[str, Tensor]]:
+    """The learned transforms of all 3T layers.
+
+    Args:
+        model: any module that holds ``Conv3T`` layers, also wrapped in DDP, MMEngine's wrappers or ``torch.compile``.
+
+    Returns:
+        ``{layer name: {'scale', 'rotate' (radians), 'translate_x', 'translate_y' (half kernel sizes)}}``; every tensor
+        is a copy on the CPU of shape ``(kT-1, O)``, empty for kT = 1. Layers with ``transform='free'`` give the
+        closest similarity under these names (see the module), and besides ``'residual' (kT-1, O)`` and
+        ``'theta' (kT-1, O, 2, 3)``. A model without such layers gives ``{}``.
+
+    Raises:
+        ValueError: naming the layer and the parameter, if one is NaN or infinite.
+    """
+    return {name: _read(name, layer) for name, layer in temporal_layers(model).items()}
+
+
+def kernel_sizes(model: nn.Module) -> Dict[str, Tuple[int, int, int]]:
+    """(kT, kH, kW) of all 3T layers: what turns a translation into pixels of the kernel."""
+    return {name: layer.kernel_size for name, layer in temporal_layers(model).items()}
+
+
+def require_temporal_layers(model: nn.Module) -> List[str]:
+    """The names of the 3T layers that have steps (kT > 1); ValueError if there are none."""
+    names = [name for name, layer in temporal_layers(model).items() if layer.kernel_size[0] > 1]
+    if not names:
+        raise ValueError(
+            f'{type(unwrap(model)).__name__} has no Conv3T layer with kT > 1, so there are no temporal parameters to '
+            "read. Build the model with temporal_cfg=dict(type='Conv3T') (a *-3t_* config), and read it before "
+            'switch_to_deploy(), which turns the layers into plain Conv3d.')
+    return names
+
+
+def save_parameters(path: Union[str, 'os.PathLike[str]'], model: nn.Module) -> None:
+    """All temporal parameters as a compressed npz file, whole or not at all.
+
+    The keys are those of the state dict, ``backbone.conv1.scale``, and ``backbone.conv1.kernel_size``; the arrays
+    have the shapes of ``temporal_parameters``. No pickles are inside; numpy or ``load_parameters`` reads it.
+    bfloat16, which numpy does not know, becomes float32.
+    """
+    arrays = {}
+    for (layer, values), size in zip(temporal_parameters(model).items(), kernel_sizes(model).values()):
+        prefix = f'{layer}.' if layer else ''
+        for name, value in values.items():
+            arrays[prefix + name] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        arrays[f'{prefix}kernel_size'] = np.array(size)
+    with atomic_open(path, 'wb') as file:
+        np.savez_compressed(file, **arrays)
+
+
+def load_parameters(path: Union[str, 'os.PathLike[str]']) -> Tuple[Dict[str, Dict[str, Tensor]],
+                                                                   Dict[str, Tuple[int, int, int]]]:
+    """What ``save_parameters`` wrote, as ``temporal_parameters`` and ``kernel_sizes`` give it."""
+    parameters: Dict[str, Dict[str, Tensor]] = {}
+    sizes = {}
+    with np.load(path, allow_pickle=False) as file:
+        for key in file.files:
+            layer, _, name = key.rpartition('.')
+            if name == 'kernel_size':
+                sizes[layer] = tuple(int(size) for size in file[key])
+            else:
+                parameters.setdefault(layer, {})[name] = torch.from_numpy(file[key])
+    return parameters, sizes
