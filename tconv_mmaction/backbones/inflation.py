@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
-from mmengine.logging import print_log
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.logging import MMLogger, print_log
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
 from ..layers import Conv3T, SeparableConv3d
@@ -232,11 +232,34 @@ def inflate_state_dict(state_dict: StateDict, model: nn.Module,
     return new, report
 
 
-def load_from_2d(model: nn.Module, checkpoint: str, key_from_2d: Callable[[str], Optional[str]],
-                 prefix: str = 'backbone.', divide_3t: bool = False, copy_norm: bool = True,
-                 logger='current') -> InflationReport:
-    """Read a 2D checkpoint, inflate it into ``model`` and log the report; arguments and errors as above."""
-    new, report = inflate_state_dict(read_state_dict(checkpoint, prefix), model, key_from_2d, divide_3t, copy_norm)
-    model.load_state_dict(new, strict=False)
-    print_log(f'{checkpoint} inflated: {report}', logger=logger)
-    return report
+def load_pretrained(model: nn.Module, checkpoint: str, key_from_2d: Callable[[str], Optional[str]],
+                    pretrained2d: Optional[bool] = None, prefix: str = 'backbone.', divide_3t: bool = False,
+                    copy_norm: bool = True) -> Optional[InflationReport]:
+    """Read a checkpoint into a backbone: a 2D one is inflated, a 3D one is loaded under its own names.
+
+    Args:
+        model, key_from_2d, divide_3t, copy_norm: as for :func:`inflate_state_dict`.
+        checkpoint, prefix: as for :func:`read_state_dict`.
+        pretrained2d: what the file is said to hold; None looks at its kernels.
+
+    Returns:
+        The report of the inflation, which is also logged; None for a 3D checkpoint.
+
+    Raises:
+        ValueError: if the file does not hold what ``pretrained2d`` says, nothing in it matches, or shapes differ.
+    """
+    state_dict = read_state_dict(checkpoint, prefix)
+    flat = is_2d(state_dict)
+    if pretrained2d is not None and flat != pretrained2d:
+        raise ValueError(f'{checkpoint} holds {"2D" if flat else "3D"} kernels: set pretrained2d={flat}.')
+    if flat:
+        new, report = inflate_state_dict(state_dict, model, key_from_2d, divide_3t, copy_norm)
+        model.load_state_dict(new, strict=False)
+        print_log(f'{checkpoint} inflated: {report}', logger='current')
+        return report
+    if not set(state_dict) & set(model.state_dict()):
+        raise ValueError(f'Not one name in {checkpoint} is in the model: it has {list(state_dict)[:3]}, the model has '
+                         f'{list(model.state_dict())[:3]}.')
+    print_log(f'load {checkpoint}', logger='current')
+    load_state_dict(model, state_dict, strict=False, logger=MMLogger.get_current_instance())
+    return None

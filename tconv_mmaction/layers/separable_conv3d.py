@@ -9,10 +9,12 @@ where the spatial part carries the stride in space, the temporal part the stride
 temporal part, nor the norm and activation before it: an ordinary convolution is left. The norm and activation *after*
 the layer are the caller's, as for ``nn.Conv3d``.
 """
+import inspect
 import math
 from typing import Dict, Optional
 
 import torch
+from mmaction.registry import MODELS
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmengine.model import constant_init, kaiming_init
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
@@ -21,9 +23,27 @@ from torch import Tensor, nn
 from .conv_base import ConvBase
 from .registry import register_layer
 
+NORM_CFG, ACT_CFG, TEMPORAL_CFG = dict(type='BN3d'), dict(type='ReLU'), dict(type='Conv3d')  # never changed
 # A residual branch has no ReLU at its end, so the one inside must let everything through that the 2D net computed:
 # the norm before it is shifted up by this many standard deviations. Values further below are cut off.
 OPEN_RELU = 10.
+
+
+def complete_conv_cfg(cfg: dict, **defaults) -> dict:
+    """``cfg`` of a convolution with those of ``defaults`` (norm_cfg, act_cfg) that its class takes and ``cfg`` lacks.
+
+    Layers that hold norms or activations then use the network's unless they are told otherwise.
+
+    Raises:
+        ValueError: if ``cfg`` has no 'type', or one that is not registered.
+    """
+    kind = cfg.get('type') if isinstance(cfg, dict) else None
+    cls = kind if inspect.isclass(kind) else MODELS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise ValueError(f"A convolution is given as dict(type='Conv3d'), dict(type='Conv3T') or another registered "
+                         f'type; got {cfg!r}.')
+    accepted = inspect.signature(cls).parameters
+    return {**{key: value for key, value in defaults.items() if key in accepted}, **cfg}
 
 
 @register_layer
@@ -46,8 +66,8 @@ class SeparableConv3d(ConvBase):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1,
                  groups: int = 1, bias: bool = True, padding_mode: str = 'zeros',
-                 norm_cfg: Optional[dict] = dict(type='BN3d'), act_cfg: Optional[dict] = dict(type='ReLU'),
-                 temporal_cfg: Optional[dict] = dict(type='Conv3d')) -> None:
+                 norm_cfg: Optional[dict] = NORM_CFG, act_cfg: Optional[dict] = ACT_CFG,
+                 temporal_cfg: dict = TEMPORAL_CFG) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         if groups != 1:
             raise ValueError(f'SeparableConv3d: groups must be 1, got {groups}: its parts have different channels.')
@@ -64,7 +84,8 @@ class SeparableConv3d(ConvBase):
                 bias=norm_cfg is None, conv_cfg=dict(type='Conv3d', padding_mode=padding_mode), norm_cfg=norm_cfg,
                 act_cfg=act_cfg)
             self.temporal = build_conv_layer(
-                temporal_cfg, out_channels, out_channels, (depth, 1, 1), stride=(self.stride[0], 1, 1),
+                complete_conv_cfg(temporal_cfg, norm_cfg=norm_cfg), out_channels, out_channels, (depth, 1, 1),
+                stride=(self.stride[0], 1, 1),
                 padding=self.padding if named else (self.padding[0], 0, 0), dilation=(self.dilation[0], 1, 1),
                 bias=bias, padding_mode=padding_mode)
         self.has_norm = getattr(self.temporal, 'has_norm', False)
