@@ -114,7 +114,7 @@ def _take_over(layer: 'MultiBranchConv3d', kernel: Tensor, spare: Dict[int, Tens
             own.num_batches_tracked.copy_(norm['num_batches_tracked'])
         if i not in filters and not own.weight.requires_grad:
             warnings.warn(f'MultiBranchConv3d: the branch of length {branch.length} starts with gain 0, and '
-                          'requires_grad=False in norm_cfg keeps it there: it will never take part.')
+                          'requires_grad=False in norm_cfg keeps it there: it will never take part.', stacklevel=4)
     if layer.bias is not None:
         layer.bias.copy_(torch.zeros_like(norm['bias']) if layer.has_norm else norm['bias'])
 

@@ -89,7 +89,7 @@ class MultiBranchConv3d(ConvBase):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1,
                  groups: int = 1, bias: bool = False, branches: Optional[Sequence[int]] = None, eta: float = 2.0,
-                 norm_cfg: Optional[dict] = dict(type='BN3d'), padding_mode: str = 'zeros') -> None:
+                 norm_cfg: Optional[dict] = dict(type='BN3d'), padding_mode: str = 'zeros') -> None:  # noqa: B006
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         depth = self.kernel_size[0]
         if depth % 2 == 0:

@@ -107,7 +107,7 @@ class EgoMotionCrop(BaseTransform):
                              'moves. Use RandomResizedCrop for spatio-temporal detection, or sigma=0.')
         imgs, keypoint = results.get('imgs'), results.get('keypoint')
         if imgs is None and keypoint is None:
-            raise ValueError(f'EgoMotionCrop: there is nothing to crop, neither imgs nor keypoint in {sorted(results)}.')
+            raise ValueError(f'EgoMotionCrop: nothing to crop, neither imgs nor keypoint in {sorted(results)}.')
         planes = 1
         if imgs is not None:
             if len(imgs) == 0:
