@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from .conv_base import ConvBase
+from .factored_conv3t import factored_conv3t
+from .kernel_cache import KernelCache
 from .registry import register_layer
-from .temporal_transform import affine_matrix, temporal_kernel
+from .temporal_transform import affine_matrix, resampling_matrices, temporal_kernel
 
 TEMPORAL_PARAMETERS = ('scale', 'rotate', 'translate_x', 'translate_y')
 
@@ -31,6 +33,11 @@ class Conv3T(ConvBase):
             ``nn.Conv3d``.
         transform: 'affine' for the four parameters above (eq. 3), or 'free' for unconstrained matrices
             ``theta (kT-1, O, 2, 3)``, which start as the identity (arXiv:2006.15983, sec. 3.2).
+        evaluation: 'kernel' builds the 3D kernel and convolves with it, 'factored' mixes the channels once and
+            transforms the result (:mod:`.factored_conv3t`); both compute the same. 'auto' chooses, see
+            :meth:`prefers_factored`.
+
+    In eval mode the kernel is built once and kept until a parameter changes.
 
     Raises:
         ValueError: if a number is out of range, channels are not divisible by groups, or a 1x1 spatial kernel comes
@@ -39,17 +46,20 @@ class Conv3T(ConvBase):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1,
                  groups: int = 1, bias: bool = True, padding_mode: str = 'zeros', transform: str = 'affine',
-                 device=None, dtype=None) -> None:
+                 evaluation: str = 'auto', device=None, dtype=None) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         if transform not in ('affine', 'free'):
             raise ValueError(f"Conv3T: transform must be 'affine' or 'free', got {transform!r}.")
+        if evaluation not in ('auto', 'kernel', 'factored'):
+            raise ValueError(f"Conv3T: evaluation must be 'auto', 'kernel' or 'factored', got {evaluation!r}.")
         depth, height, width = self.kernel_size
         if depth > 1 and height == width == 1:
             raise ValueError(
                 f'Conv3T: kernel_size={self.kernel_size} has a single pixel per slice, and an affine transform of one '
                 "pixel cannot express motion. Use a spatial kernel (in mmaction2's ResNet3d: inflate_style='3x3x3'), "
                 'or nn.Conv3d for purely temporal kernels.')
-        self.transform = transform
+        self.transform, self.evaluation = transform, evaluation
+        self._cache = KernelCache()
 
         def parameter(*shape):
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
@@ -82,26 +92,73 @@ class Conv3T(ConvBase):
     init_weights = reset_parameters
 
     def matrices(self) -> Tensor:
-        """The transforms as ``(kT-1, O, 2, 3)``."""
+        """The transforms as ``(kT-1, O, 2, 3)``, in float32 or better."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
         if self.transform == 'free':
-            return self.theta
-        return affine_matrix(self.scale, self.rotate, self.translate_x, self.translate_y)
+            return self.theta.to(dtype)
+        return affine_matrix(*(getattr(self, name).to(dtype) for name in TEMPORAL_PARAMETERS))
 
     def kernel(self) -> Tensor:
         """The 3D kernel ``(O, I/groups, kT, kH, kW)``; computed in float32 or better, also under autocast."""
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
         with torch.autocast(self.weight.device.type, enabled=False):
-            first = self.weight.squeeze(2).to(dtype)
-            if self.transform == 'free':
-                theta = self.theta.to(dtype)
-            else:
-                theta = affine_matrix(*(getattr(self, name).to(dtype) for name in TEMPORAL_PARAMETERS))
-            return temporal_kernel(first, theta).to(self.weight.dtype)
+            theta = self.matrices()
+            return temporal_kernel(self.weight.squeeze(2).to(theta.dtype), theta).to(self.weight.dtype)
+
+    def prefers_factored(self, x: Tensor) -> bool:
+        """Whether 'auto' evaluates ``x`` without a 3D kernel.
+
+        The factored path does (I + (kT-1)*P) / (I*kT) of the kernel path's multiply-adds, P = kH*kW, but moves an
+        activation P times the output. Measured on CPU (docs/benchmarks.md), it wins from 256 input channels per group
+        on in training, where the kernel path also pays for the kernel's gradient, and from 512 on in eval mode, where
+        the kernel is cached. It is never chosen with a spatial stride (it would compute 4 times the positions needed),
+        on other devices, under autocast, and while torch.compile or torch.export traces.
+        """
+        depth, height, width = self.kernel_size
+        channels = 256 if self.training or self._needs_graph() else 512
+        return (depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1) and x.device.type == 'cpu'
+                and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
+                and self.in_channels // self.groups >= channels
+                and not torch.is_autocast_enabled(x.device.type))
+
+    def _needs_graph(self) -> bool:
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+
+    def _forward_factored(self, x: Tensor) -> Tensor:
+        if not isinstance(self.padding, str) and self.padding_mode == 'zeros' and x.dim() == 5:
+            padding = self.padding
+        else:
+            x, padding = self.pad(x), (0, 0, 0)
+        autocast = x.device.type if torch.is_autocast_enabled(x.device.type) else None
+        with torch.autocast(x.device.type, enabled=False):
+            theta = self.matrices()
+            steps = resampling_matrices(theta, self.kernel_size[1:])
+            clips = x if x.dim() == 5 else x[None]
+            y = factored_conv3t(clips.to(theta.dtype), self.weight.squeeze(2).to(theta.dtype), steps, self.stride,
+                                padding, self.dilation, self.groups)
+            if self.bias is not None:
+                y = y + self.bias.to(theta.dtype)[:, None, None, None]
+        y = y.to(torch.get_autocast_dtype(autocast) if autocast else x.dtype)
+        return y if x.dim() == 5 else y[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, O, T', H', W')."""
         self.check_input(x)
-        return self.convolve(x, self.kernel(), self.bias)
+        tracing = torch.compiler.is_compiling()
+        if self.evaluation == 'factored' or (self.evaluation == 'auto' and not tracing and self.prefers_factored(x)):
+            if self.kernel_size[0] > 1 and x.shape[0]:  # one slice is a plain convolution, and so is an empty batch
+                return self._forward_factored(x)
+        if self.training or tracing or self._needs_graph():
+            kernel = self.kernel()
+        else:
+            kernel = self._cache.get(list(self.parameters()), self.kernel)
+        return self.convolve(x, kernel, self.bias)
+
+    def train(self, mode: bool = True):
+        self._cache.clear()
+        return super().train(mode)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_cache': KernelCache()}  # a copy or pickle need not carry the kernel
 
     @torch.no_grad()
     def switch_to_deploy(self) -> nn.Conv3d:
@@ -134,4 +191,5 @@ class Conv3T(ConvBase):
 
     def extra_repr(self) -> str:
         return (super().extra_repr() + ('' if self.bias is not None else ', bias=False')
-                + ('' if self.transform == 'affine' else f', transform={self.transform!r}'))
+                + ('' if self.transform == 'affine' else f', transform={self.transform!r}')
+                + ('' if self.evaluation == 'auto' else f', evaluation={self.evaluation!r}'))

@@ -82,12 +82,15 @@ class ConvBase(nn.Module):
                     f'{before}+{after}: at least {need} needed. Use longer or larger clips (clip_len, Resize), more '
                     'padding, or a smaller kernel_size.')
 
+    def pad(self, x: Tensor) -> Tensor:
+        """``x`` with this layer's padding around it."""
+        pads = [p for pair in reversed(self._pads()) for p in pair]  # F.pad counts from the last axis
+        return F.pad(x, pads, mode='constant' if self.padding_mode == 'zeros' else self.padding_mode)
+
     def convolve(self, x: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
         """``F.conv3d`` with this layer's stride, padding, dilation and groups."""
         if self.padding_mode != 'zeros':
-            pads = [p for pair in reversed(self._pads()) for p in pair]  # F.pad counts from the last axis
-            x = F.pad(x, pads, mode=self.padding_mode)
-            return F.conv3d(x, kernel, bias, self.stride, 0, self.dilation, self.groups)
+            return F.conv3d(self.pad(x), kernel, bias, self.stride, 0, self.dilation, self.groups)
         return F.conv3d(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def plain_conv(self, bias: bool) -> nn.Conv3d:

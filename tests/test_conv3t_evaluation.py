@@ -1,0 +1,160 @@
+"""The two ways to evaluate Conv3T agree, and a kept kernel is never a stale one."""
+import copy
+import pickle
+
+import pytest
+import torch
+from test_conv3t import GOLDEN, generic_layer, golden_layer
+from torch import nn
+
+from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, factored_conv3t
+
+
+def run(layer, evaluation, x, grad):
+    layer = copy.deepcopy(layer)
+    layer.evaluation = evaluation
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    y.backward(grad if grad is not None else torch.ones_like(y))
+    return [y, x.grad] + [p.grad for p in layer.parameters()]
+
+
+@pytest.mark.parametrize('name', sorted(GOLDEN))
+def test_factored_equals_golden(name):
+    data = GOLDEN[name]
+    layer = golden_layer(data, torch.float64)
+    layer.evaluation = 'factored'
+    x = torch.tensor(data['x'], requires_grad=True)
+    y = layer(x)
+    y.backward(torch.tensor(data['grad_y']))
+    got = dict(y=y, grad_x=x.grad, grad_weight=layer.weight.grad.squeeze(2), grad_bias=layer.bias.grad,
+               **{f'grad_{n}': getattr(layer, n).grad for n in TEMPORAL_PARAMETERS})
+    for key, value in got.items():
+        torch.testing.assert_close(value, torch.tensor(data[key]), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('arguments', [
+    dict(), dict(padding=1), dict(padding=(3, 1, 0)), dict(stride=(2, 1, 1), padding=1),
+    dict(stride=(3, 2, 2), padding=(2, 1, 1)), dict(dilation=(2, 1, 2), padding=2, groups=2),
+    dict(dilation=2, stride=2, padding=1), dict(padding='same'), dict(padding=1, padding_mode='reflect'),
+    dict(bias=False), dict(padding=(7, 3, 4))])
+@pytest.mark.parametrize('kernel_size', [3, (2, 3, 4), (4, 2, 2), (3, 1, 3)])
+def test_factored_equals_kernel(arguments, kernel_size):
+    layer = generic_layer(4, 6, kernel_size, **arguments)
+    x = torch.randn(3, 4, 7, 9, 8, dtype=torch.float64)
+    grad = torch.randn_like(layer(x))
+    for got, want in zip(run(layer, 'factored', x, grad), run(layer, 'kernel', x, grad)):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    layer.evaluation = 'factored'
+    torch.testing.assert_close(layer(x[0]), layer(x)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('chunk, keep', [(1, 1), (1, 1 << 24), (1 << 12, 1), (1 << 24, 1 << 24)])
+def test_chunks_do_not_change_the_result(chunk, keep, monkeypatch):
+    """Clip by clip or all at once, U kept or recomputed."""
+    monkeypatch.setattr(factored_conv3t, 'CHUNK_ELEMENTS', chunk)
+    monkeypatch.setattr(factored_conv3t, 'KEEP_ELEMENTS', keep)
+    layer = generic_layer(3, 4, 3, padding=1)
+    x = torch.randn(5, 3, 4, 6, 7, dtype=torch.float64)
+    for got, want in zip(run(layer, 'factored', x, None), run(layer, 'kernel', x, None)):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+def test_factored_in_float32_and_under_autocast():
+    layer = generic_layer(16, 8, 3, padding=1).float()
+    x = torch.randn(2, 16, 4, 6, 6)
+    exact = copy.deepcopy(layer).double()(x.double())
+    layer.evaluation = 'factored'
+    torch.testing.assert_close(layer(x).double(), exact, rtol=1e-5, atol=1e-5 * exact.abs().max().item())
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.double(), exact, rtol=0.01, atol=0.01)
+
+
+def test_factored_gradcheck_and_second_derivative_refused():
+    layer = generic_layer(2, 2, (3, 2, 3), stride=(1, 2, 1), padding=1, evaluation='factored')
+    x = torch.randn(1, 2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    names, values = zip(*layer.named_parameters())
+    assert torch.autograd.gradcheck(
+        lambda x, *values: torch.func.functional_call(layer, dict(zip(names, values)), x), (x, *values))
+    grad, = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        grad.sum().backward()
+    layer.evaluation = 'kernel'  # which has second derivatives
+    grad, = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    grad.sum().backward()
+
+
+def test_auto_follows_its_documented_rule():
+    x = torch.randn(1, 512, 3, 4, 4)
+    layer = Conv3T(512, 4, 3, padding=1)
+    assert layer.prefers_factored(x) and layer.eval().prefers_factored(x)
+    small = Conv3T(256, 4, 3)
+    assert small.prefers_factored(x[:, :256])
+    with torch.no_grad():
+        assert not small.eval().prefers_factored(x[:, :256])
+    for other in (Conv3T(512, 4, 3, stride=2), Conv3T(512, 4, 7, padding=3), Conv3T(512, 4, (1, 3, 3)),
+                  Conv3T(512, 4, 3, groups=4)):
+        assert not other.prefers_factored(x)
+    with torch.autocast('cpu'):
+        assert not layer.prefers_factored(x)
+    with pytest.raises(ValueError, match="evaluation must be 'auto', 'kernel' or 'factored', got 'fast'"):
+        Conv3T(4, 4, 3, evaluation='fast')
+
+
+def changed_in_place(layer):
+    with torch.no_grad():
+        layer.rotate += 0.1
+    return layer
+
+
+def changed_through_data(layer):
+    layer.weight.data[0, 0, 0, 0, 0] += 1  # no version counter sees this
+    return layer
+
+
+def loaded(layer):
+    layer.load_state_dict(generic_layer(3, 4, 3).state_dict())
+    return layer
+
+
+def stepped(layer):
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    layer(torch.randn(1, 3, 4, 5, 5, dtype=layer.weight.dtype)).sum().backward()
+    optimizer.step()
+    return layer
+
+
+def replaced(layer):
+    layer.scale = nn.Parameter(layer.scale.detach() * 1.5)
+    return layer
+
+
+@pytest.mark.parametrize('change', [changed_in_place, changed_through_data, loaded, stepped, replaced,
+                                    lambda layer: layer.to(torch.float32), copy.deepcopy,
+                                    lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_the_kept_kernel_follows_every_change(change):
+    layer = generic_layer(3, 4, 3).eval()
+    x = torch.randn(1, 3, 4, 5, 5, dtype=torch.float64)
+    with torch.no_grad():
+        layer(x)  # fills the cache
+    layer = change(layer)
+    with torch.no_grad():
+        x = x.to(layer.weight.dtype)
+        assert torch.equal(layer(x), layer.convolve(x, layer.kernel(), layer.bias))
+
+
+def test_the_kernel_is_built_once_in_eval_mode(monkeypatch):
+    layer = generic_layer(3, 4, 3).eval()
+    x = torch.randn(1, 3, 4, 5, 5, dtype=torch.float64)
+    built, build = [], layer.kernel
+    monkeypatch.setattr(layer, 'kernel', lambda: built.append(1) or build())
+    with torch.no_grad():
+        layer(x)
+        layer(x)
+    assert len(built) == 1
+    layer.train()(x)
+    layer.eval()(x).sum().backward()  # gradients wanted: a kept kernel has none to give
+    assert len(built) == 3 and all(p.grad is not None for p in layer.parameters())
+    assert set(layer.state_dict()) == {'weight', 'bias', *TEMPORAL_PARAMETERS}
