@@ -1,0 +1,111 @@
+"""Interleaved timing in one process, and the report of it: the ratio to the peer first, absolute numbers second.
+
+Machines drift (frequency, neighbours, memory). Running the candidates in turn, round after round, puts the drift on
+all of them, and the median of the per-round ratios is the number to quote.
+"""
+import argparse
+import datetime
+import platform
+import time
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import numpy as np
+import pandas as pd
+import torch
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    options.add_argument('--rounds', type=int, default=15, help='timed rounds; each runs every candidate once')
+    options.add_argument('--quick', action='store_true', help='few rounds and the small cases only')
+    options.add_argument('--out-dir', type=Path, help='write the table there as csv, markdown and a plot')
+    return options
+
+
+def environment(device: str) -> str:
+    """One line: machine, threads, versions, date."""
+    if device == 'cuda':
+        name = torch.cuda.get_device_name()
+    else:
+        cpuinfo = Path('/proc/cpuinfo')
+        models = [line.split(':', 1)[1].strip() for line in cpuinfo.read_text().split('\n')
+                  if line.startswith('model name')] if cpuinfo.exists() else []
+        cpu = models[0] if models else platform.processor() or platform.machine()
+        name = f"{cpu}, {torch.get_num_threads()} threads"
+    return f'{name}; torch {torch.__version__}, Python {platform.python_version()}; {datetime.date.today().isoformat()}'
+
+
+def interleave(candidates: Dict[str, Callable[[], object]], rounds: int, device: str,
+               warmup: int = 3) -> Dict[str, np.ndarray]:
+    """Seconds per call: {name: (rounds,)}. The order of the candidates alternates from round to round."""
+    def timed(run):
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    for _ in range(warmup):
+        for run in candidates.values():
+            run()
+    seconds: Dict[str, List[float]] = {name: [] for name in candidates}
+    for i in range(rounds):
+        names = list(candidates) if i % 2 == 0 else list(candidates)[::-1]
+        for name in names:
+            seconds[name].append(timed(candidates[name]))
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def rows_against(peer: str, seconds: Dict[str, np.ndarray], **case) -> List[dict]:
+    """One row per candidate other than ``peer``: median ratio with its quartiles, then milliseconds."""
+    rows = []
+    for name, values in seconds.items():
+        if name == peer:
+            continue
+        ratios = values / seconds[peer]
+        low, high = np.percentile(ratios, [25, 75])
+        rows.append(dict(**case, candidate=name, peer=peer, ratio=round(float(np.median(ratios)), 3),
+                         quartiles=f'{low:.3f} - {high:.3f}', ms=round(float(np.median(values)) * 1e3, 2),
+                         peer_ms=round(float(np.median(seconds[peer])) * 1e3, 2)))
+    return rows
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A GitHub table; pandas' own needs the package tabulate."""
+    lines = [list(map(str, table.columns)), ['---'] * len(table.columns)]
+    lines += [[str(value) for value in row] for row in table.itertuples(index=False)]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def report(name: str, rows: List[dict], args: argparse.Namespace) -> pd.DataFrame:
+    """Print the table and, with ``--out-dir``, write NAME.csv, NAME.md and NAME.png."""
+    table = pd.DataFrame(rows)
+    header = f'{name} on {environment(args.device)}; medians of {args.rounds} interleaved rounds'
+    print(f'\n{header}\n\n{markdown(table)}\n')
+    if args.out_dir is not None:
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+        table.to_csv(args.out_dir / f'{name}_{args.device}.csv', index=False)
+        (args.out_dir / f'{name}_{args.device}.md').write_text(f'{header}\n\n{markdown(table)}\n')
+        if 'ratio' in table:
+            plot(table, header, args.out_dir / f'{name}_{args.device}.png')
+    return table
+
+
+def plot(table: pd.DataFrame, title: str, path: Path) -> None:
+    """Horizontal bars of the ratios, with a line at 1."""
+    from matplotlib.figure import Figure
+    keys = [c for c in table.columns if c not in ('peer', 'ratio', 'quartiles') and not c.endswith('ms')]
+    labels = [', '.join(str(row[k]) for k in keys) for _, row in table.iterrows()]
+    figure = Figure(figsize=(9, 1 + 0.3 * len(table)), layout='constrained')
+    axes = figure.subplots()
+    axes.barh(labels, table['ratio'], color=['#4477aa' if r <= 1 else '#cc6677' for r in table['ratio']])
+    axes.axvline(1, color='black', linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel(f'time relative to {", ".join(sorted(set(table["peer"])))} (less is faster)')
+    axes.set_title(title, fontsize=8)
+    figure.savefig(path, dpi=120)
