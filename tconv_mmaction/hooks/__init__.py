@@ -1,1 +1,4 @@
-__all__ = []
+from .deploy_model_hook import DeployModelHook
+from .temporal_params_hook import TemporalParamsHook
+
+__all__ = ['DeployModelHook', 'TemporalParamsHook']

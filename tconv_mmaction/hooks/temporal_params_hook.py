@@ -1,0 +1,130 @@
+"""Watch a 3T network learn motion: its temporal parameters, written and drawn while it trains.
+
+Ras et al., arXiv:2006.15983, sec. 3.4 and 4.4. What the numbers and the figures mean stands in
+:mod:`tconv_mmaction.interpret.temporal_parameters` and :mod:`tconv_mmaction.interpret.temporal_figures`.
+"""
+from pathlib import Path
+from typing import Optional, Sequence, Tuple, Union
+
+from mmaction.registry import HOOKS
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from ..interpret.parameter_statistics import MODEL_ROW, TABLE_2, parameter_statistics
+from ..interpret.temporal_figures import draw_distributions, draw_trajectories, filter_trajectory, save_figure
+from ..interpret.temporal_parameters import kernel_sizes, save_parameters, temporal_layers, temporal_parameters, unwrap
+from ..utils import atomic_write_text
+
+
+@HOOKS.register_module()
+class TemporalParamsHook(Hook):
+    """Records the temporal parameters of all ``Conv3T`` layers every N epochs or iterations, and at the end.
+
+    Files, each written whole or not at all, by the main process only (NAME is ``epoch_5`` or ``iter_500``)::
+
+        <work_dir>/temporal_params/NAME.npz                all parameters; load_parameters reads it
+                                   NAME.csv                parameter_statistics, with the columns epoch and iter
+                                   NAME_distributions.png  Fig. 4 of the paper
+                                   NAME_trajectories.png   Fig. 3
+
+    Scalars: ``temporal/{s,r,p_x,p_y}_mean`` and ``_std``, the whole model's line of Table 2 (mean and standard
+    deviation of |s-1|, |r| in radians, |t_x|, |t_y|). They go to the message hub as ``train/temporal/...``, from where
+    LoggerHook takes them into its next lines, and to the visualizer's backends (vis_data/scalars.json, TensorBoard,
+    W&B) at the very iteration, which LoggerHook's interval may skip.
+
+    A resumed run writes the same names again from where it resumes, so nothing is there twice and nothing is missing.
+
+    Args:
+        interval: epochs or iterations from one record to the next. The end of the training is always recorded.
+        by_epoch: count in epochs; iteration-based loops need False.
+        out_dir: folder for the files instead of ``<work_dir>/temporal_params``.
+        figures: draw the two figures too, about a second per record.
+        filters: for the trajectories: how many of the filters that move most at that time, or (layer, channel) pairs.
+
+    Raises:
+        ValueError, IndexError: before the first iteration for settings that do not fit the model or the loop; later,
+            on all ranks and naming the layer, if a parameter has become NaN or infinite.
+    """
+
+    priority = 'NORMAL'  # before LoggerHook, which is to show the numbers of the same iteration
+
+    def __init__(self, interval: int = 1, by_epoch: bool = True, out_dir: Optional[str] = None, figures: bool = True,
+                 filters: Union[int, Sequence[Tuple[str, int]]] = 6) -> None:
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(f'TemporalParamsHook: interval must be a positive number of epochs or iterations, got '
+                             f'{interval!r}. To record the end only, remove the hook and run '
+                             'tools/analysis/temporal_params.py on the checkpoint.')
+        if isinstance(filters, int) and filters < 1:
+            raise ValueError(f'TemporalParamsHook: filters must be a positive number or (layer, channel) pairs, got '
+                             f'{filters!r}. figures=False draws nothing.')
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.out_dir = out_dir
+        self.figures = figures
+        self.filters = filters if isinstance(filters, int) else [(layer, channel) for layer, channel in filters]
+        self.active = True
+        self._recorded_iter: Optional[int] = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the settings against the model, before hours of training."""
+        layers = temporal_layers(runner.model)
+        self._recorded_iter = None
+        self.active = any(layer.kernel_size[0] > 1 for layer in layers.values())
+        if not self.active:
+            runner.logger.warning(
+                f'TemporalParamsHook: {type(unwrap(runner.model)).__name__} has no Conv3T layer with kT > 1, so there '
+                'are no temporal parameters to record; the hook does nothing.')
+            return
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(f'TemporalParamsHook: interval={self.interval} counts epochs, and IterBasedTrainLoop has '
+                             'none. Set by_epoch=False and the interval in iterations.')
+        if not isinstance(self.filters, int):
+            parameters, sizes = temporal_parameters(runner.model), kernel_sizes(runner.model)
+            for layer, channel in self.filters:
+                if layer not in parameters:
+                    raise ValueError(f'TemporalParamsHook: filters names the layer {layer!r}; the Conv3T layers of '
+                                     f'this model are {list(parameters)}.')
+                filter_trajectory(parameters[layer], channel, sizes[layer])
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None) -> None:
+        """Record if an interval ends here. An epoch's end is met here too: after_train_epoch is past LoggerHook."""
+        if not self.active:
+            return
+        if self.by_epoch:
+            if self.every_n_epochs(runner, self.interval) and self.end_of_epoch(runner.train_dataloader, batch_idx):
+                self._record(runner, runner.epoch + 1, runner.iter + 1)
+        elif self.every_n_train_iters(runner, self.interval):
+            self._record(runner, runner.epoch, runner.iter + 1)
+
+    def after_train(self, runner: Runner) -> None:
+        """Record the end, unless the last interval ended there. Runs also after an early stop."""
+        if self.active and self._recorded_iter != runner.iter:
+            self._record(runner, runner.epoch, runner.iter)
+
+    def _record(self, runner: Runner, epoch: int, iteration: int) -> None:
+        self._recorded_iter = iteration
+        # On all ranks: where the parameters are NaN, every process stops, instead of waiting for the first one.
+        statistics = parameter_statistics(runner.model)
+        if not is_main_process():
+            return
+        scalars = {}
+        for symbol, quantity in TABLE_2.items():
+            for kind in ('mean', 'std'):
+                scalars[f'temporal/{symbol}_{kind}'] = float(statistics.loc[MODEL_ROW, f'abs_{quantity}_{kind}'])
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(f'train/{name}', value)
+        runner.visualizer.add_scalars(scalars, step=iteration, file_path=f'{runner.timestamp}.json')
+
+        folder = Path(self.out_dir or Path(runner.work_dir) / 'temporal_params')
+        unit, number = ('epoch', epoch) if self.by_epoch else ('iter', iteration)
+        name = f'{unit}_{number}'
+        save_parameters(folder / f'{name}.npz', runner.model)
+        statistics.insert(0, 'iter', iteration)
+        if self.by_epoch:
+            statistics.insert(0, 'epoch', epoch)
+        atomic_write_text(folder / f'{name}.csv', statistics.to_csv())
+        if self.figures:
+            parameters, sizes = temporal_parameters(runner.model), kernel_sizes(runner.model)
+            save_figure(draw_distributions({f'{unit} {number}': parameters}), folder / f'{name}_distributions.png')
+            save_figure(draw_trajectories(parameters, sizes, self.filters), folder / f'{name}_trajectories.png')
