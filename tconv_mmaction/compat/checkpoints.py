@@ -122,6 +122,9 @@ def _bytes() -> bytes:
 class _HistoryBuffer(HistoryBuffer):
     """Stands in for HistoryBuffer, whose own ``__setstate__`` puts the methods of the file into the class."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise _refuse('a call of HistoryBuffer')  # pickle makes it without __init__ and then sets its state
+
     def __setstate__(self, state: Any) -> None:
         if type(state) is not dict or not set(state) <= {*HistoryBuffer().__dict__, 'statistics_methods'}:
             raise _refuse(f'a HistoryBuffer with the state {state!r:.80}')
@@ -170,8 +173,9 @@ def _explanation(filename: Any, error: str) -> str:
             'torch.serialization.add_safe_globals([TheClass]) before loading.')
 
 
-def guard_torch_load() -> None:
-    """Explain every refusal of ``torch.load`` in this process; for scripts that call it themselves."""
+@contextlib.contextmanager
+def guarded_torch_load() -> Iterator[None]:
+    """Inside, every refusal of ``torch.load`` names the file; for scripts that call it themselves."""
     original = torch.load
 
     @functools.wraps(original)
@@ -180,6 +184,10 @@ def guard_torch_load() -> None:
             return original(f, *args, **kwargs)
 
     torch.load = load
+    try:
+        yield
+    finally:
+        torch.load = original
 
 
 def apply() -> Tuple[bool, str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Optional, Sequence, Tuple
 
 PACKAGE = 'mmaction.models.localizers.drn'
-_HELP = ('is not part of the released mmaction2 1.2.0 (https://github.com/open-mmlab/mmaction2/issues/2714). To get it, '
-         'install mmaction2 from a checkout: git clone https://github.com/open-mmlab/mmaction2 && '
+_HELP = ('is not part of the released mmaction2 1.2.0 (https://github.com/open-mmlab/mmaction2/issues/2714). To get '
+         'it, install mmaction2 from a checkout: git clone https://github.com/open-mmlab/mmaction2 && '
          'pip install -e ./mmaction2')
 
 
