@@ -1,4 +1,5 @@
+from .check_invalid_loss_hook import CheckInvalidLossHook
 from .deploy_model_hook import DeployModelHook
 from .temporal_params_hook import TemporalParamsHook
 
-__all__ = ['DeployModelHook', 'TemporalParamsHook']
+__all__ = ['CheckInvalidLossHook', 'DeployModelHook', 'TemporalParamsHook']
