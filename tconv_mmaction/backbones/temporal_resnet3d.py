@@ -15,8 +15,10 @@ downsampling ones, are plain ``Conv3d``.
 """
 import inspect
 import re
+from contextlib import contextmanager, nullcontext
 from typing import Optional, Sequence, Tuple, Union
 
+import torch
 import torch.nn.functional as F
 from mmaction.models.backbones.resnet3d import BasicBlock3d, Bottleneck3d, ResNet3d
 from mmaction.registry import MODELS
@@ -25,6 +27,7 @@ from mmengine.logging import print_log
 from mmengine.model import constant_init, initialize
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..layers import SeparableConv3d
 from ..layers.separable_conv3d import TEMPORAL_CFG, complete_conv_cfg
@@ -44,15 +47,37 @@ def conv_norm_act(in_channels: int, out_channels: int, kernel_size: Sequence[int
     return module
 
 
+@contextmanager
+def _statistics_kept(block: nn.Module):
+    """A forward pass that is only repeated for its gradients must not count twice in the running statistics."""
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]
+    for norm in norms:
+        norm.momentum = 0.
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked) in zip(norms, before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(tracked)
+
+
 class _TemporalBlock:
     """What the two kinds of blocks share: mmaction2 builds the block, then its convolutions in time are replaced."""
 
     def _set_time(self, names: Sequence[str], depth: int, temporal_cfg: dict) -> None:
+        self.checkpointed, self.with_cp = self.with_cp, False  # ResNet3d's way needs an option PyTorch is removing
         for name in names:
             plain = getattr(self, name)
             setattr(self, name, conv_norm_act(
                 plain.in_channels, plain.out_channels, (depth, *plain.kernel_size[1:]), plain.stride, temporal_cfg,
                 plain.norm_cfg, plain.act_cfg, plain.dilation[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.checkpointed and torch.is_grad_enabled()):
+            return super().forward(x)
+        return checkpoint(super().forward, x, use_reentrant=False,
+                          context_fn=lambda: (nullcontext(), _statistics_kept(self)))
 
     def zero_residual(self) -> None:
         """Make the block start as an identity: the last norm of the residual branch gets gain 0."""
@@ -224,8 +249,8 @@ class TemporalResNet3d(ResNet3d):
                 initialize(self, cfg)
         if len(sources) > 1:
             raise ValueError(f'Both pretrained and init_cfg name a checkpoint: {[s[0] for s in sources]}. Keep one.')
-        for checkpoint, is_2d, prefix in sources:
-            load_pretrained(self, checkpoint, self.key_from_2d, is_2d, prefix.rstrip('.') + '.', **self.inflation_cfg)
+        for source, is_2d, prefix in sources:
+            load_pretrained(self, source, self.key_from_2d, is_2d, prefix.rstrip('.') + '.', **self.inflation_cfg)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         """A shorter temporal kernel is taken over centred; another shape is an error, and not only a line in a log."""
