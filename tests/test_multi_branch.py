@@ -610,7 +610,7 @@ def test_resume_continues_to_the_digit():
     (dict(kernel_size=3, branches=(0, 3)), 'odd temporal lengths'),
     (dict(kernel_size=3, eta=0.5), 'eta must be a number >= 1'),
     (dict(kernel_size=3, eta=float('nan')), 'eta must be a number >= 1'),
-    (dict(kernel_size=3, eta='inf'), 'eta must be a number >= 1'),
+    (dict(kernel_size=3, eta='2'), 'eta must be a number >= 1'),
     (dict(kernel_size=3, norm_cfg=dict(type='GN', num_groups=1)), 'can be fused'),
     (dict(kernel_size=3, norm_cfg=dict(type='BN2d')), 'can be fused'),
     (dict(kernel_size=3, groups=4), 'divisible by groups'),
@@ -637,5 +637,6 @@ def test_repr_and_parameter_count():
     assert 'branches=(1, 3, 5), eta=inf' in repr(layer)
     assert sum(p.numel() for p in MultiBranchConv3d(3, 6, (5, 3, 3)).parameters()) == 6 * 3 * 9 * (1 + 3 + 5) + 3 * 12
     assert sum(p.numel() for p in layer.parameters()) == 6 * 3 * 9 * (1 + 2 + 4) + 3 * 12
+    assert MultiBranchConv3d(3, 6, 3, eta='inf').eta == INF
     assert isinstance(build_conv_layer(dict(type='MultiBranchConv3d', eta=4), 3, 6, 3, bias=False), MultiBranchConv3d)
     assert isinstance(SeparableConv3d(3, 6, 3, temporal_cfg=dict(type='MultiBranchConv3d')).temporal, MultiBranchConv3d)

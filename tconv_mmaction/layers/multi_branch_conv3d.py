@@ -79,6 +79,7 @@ class MultiBranchConv3d(ConvBase):
         branches: temporal lengths, odd and at most kT; None is 1, 3, ..., kT (eq. 2). ``(kT,)`` is the paper's
             regularised single filter.
         eta: weight of the average filter in the penalty, at least 1 (1: ordinary weight decay, inf: no average).
+            In configs write 'inf': mmengine dumps ``float('inf')`` as the bare name inf, which it cannot read.
         norm_cfg: a batch norm of mmcv, one per branch, or None for none.
 
     Raises:
@@ -99,8 +100,10 @@ class MultiBranchConv3d(ConvBase):
         if not lengths or any(not isinstance(n, int) or n < 1 or n > depth or n % 2 == 0 for n in lengths):
             raise ValueError(f'MultiBranchConv3d: branches must be odd temporal lengths from 1 to the temporal kernel '
                              f'size {depth}, got branches={branches!r}.')
+        if eta == 'inf':
+            eta = math.inf
         if isinstance(eta, bool) or not isinstance(eta, (int, float)) or not eta >= 1:
-            raise ValueError(f"MultiBranchConv3d: eta must be a number >= 1 or float('inf'), got {eta!r}.")
+            raise ValueError(f"MultiBranchConv3d: eta must be a number >= 1 or 'inf', got {eta!r}.")
         self.branch_lengths, self.eta = lengths, float(eta)
         self.branches = nn.ModuleList(
             TemporalBranch(out_channels, in_channels // groups, (length, *self.kernel_size[1:]), self.eta)
