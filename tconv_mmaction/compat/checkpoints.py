@@ -139,6 +139,28 @@ class _HistoryBuffer(HistoryBuffer):
         self.__class__ = HistoryBuffer
 
 
+_STAND_INS = {
+    f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}': _HistoryBuffer,
+    'builtins.getattr': _getattr, 'builtins.bytes': _bytes, 'numpy.ndarray': _Array, 'numpy.dtype': _Dtype,
+    'numpy.core.multiarray._reconstruct': _reconstruct, 'numpy._core.multiarray._reconstruct': _reconstruct,
+    'numpy.core.multiarray.scalar': _scalar, 'numpy._core.multiarray.scalar': _scalar,
+}
+
+
+def _allow_stand_ins() -> None:
+    """Put the stand-ins on PyTorch's list of allowed names, in place of what somebody allowed under the same name."""
+
+    def name(entry: Any) -> str:
+        return entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
+
+    ours = [(stand_in, path) for path, stand_in in _STAND_INS.items()]
+    present = torch.serialization.get_safe_globals()
+    if {entry for entry in present if name(entry) in _STAND_INS} != set(ours):
+        # two entries of one name: PyTorch's list is a set, and chance would choose between them
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals([entry for entry in present if name(entry) not in _STAND_INS] + ours)
+
+
 @contextlib.contextmanager
 def explained(filename: Any) -> Iterator[None]:
     """Keep weights_only on inside, and turn a refusal into an :class:`UnsafeCheckpointError` that names the file."""
@@ -196,17 +218,14 @@ def apply() -> Tuple[bool, str]:
     if release < (2, 6):
         return False, (f'PyTorch {torch.__version__} loads without weights_only: everything loads, and a file from a '
                        'stranger can run code. PyTorch 2.6 or later is safer')
-    numpy_functions = [(function, f'numpy.{core}.multiarray.{name}') for core in ('core', '_core')
-                       for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar))]
-    torch.serialization.add_safe_globals([
-        (_HistoryBuffer, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'), (_getattr, 'builtins.getattr'),
-        (_bytes, 'builtins.bytes'), (_Array, 'numpy.ndarray'), (_Dtype, 'numpy.dtype'), *numpy_functions])
+    _allow_stand_ins()
 
     from mmengine.runner import CheckpointLoader
     original = CheckpointLoader.load_checkpoint.__func__
 
     @functools.wraps(original)
     def load_checkpoint(cls: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
+        _allow_stand_ins()
         with explained(filename):
             return original(cls, filename, *args, **kwargs)
 
