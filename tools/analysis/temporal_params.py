@@ -1,0 +1,180 @@
+"""What trained 3T networks have learned about motion, side by side (arXiv:2006.15983, sec. 3.4 and 4.4).
+
+    python tools/analysis/temporal_params.py CONFIG CKPT
+    python tools/analysis/temporal_params.py CONFIG CKPT --compare OTHER_CONFIG OTHER_CKPT ANOTHER_CKPT_OF_OTHER_CONFIG
+
+Prints the table of means and standard deviations of |s-1|, |r| (radians), |p_x|, |p_y| in the layout of Table 2 and
+writes into the output folder: table_2.md, statistics.csv (all models and layers), one npz of parameters and one figure
+of the filters that move most (Fig. 3) per model, and distributions.png (Fig. 4) with all models on the same axes.
+p_x and p_y are the raw numbers t: 1 is half the kernel. Pixels of the kernel, t*(W-1)/2, are in statistics.csv.
+"""
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+import tconv_mmaction  # noqa: F401  first: mmaction2 and old checkpoints load on today's PyTorch with it
+
+# isort: split
+import pandas as pd
+from mmaction.registry import MODELS
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from tconv_mmaction.interpret import (
+    draw_distributions,
+    draw_trajectories,
+    kernel_sizes,
+    parameter_statistics,
+    save_figure,
+    save_parameters,
+    table_2,
+    temporal_layers,
+    temporal_parameters,
+)
+from tconv_mmaction.utils import atomic_write_text
+
+CONFIG_ENDINGS = ('.py', '.json', '.yml', '.yaml')
+
+
+def pair_up(config: str, tokens: Sequence[str]) -> List[Tuple[str, str]]:
+    """(config, checkpoint) pairs from ``[CONFIG] CKPT [CKPT ...] [CONFIG CKPT ...] ...``.
+
+    A checkpoint without a config of its own belongs to the config before it, at first ``config``.
+    """
+    pairs, unused = [], None
+    for token in tokens:
+        if token.endswith(CONFIG_ENDINGS):
+            if unused:
+                raise ValueError(f'--compare: no checkpoint follows the config {unused}.')
+            config = unused = token
+        else:
+            pairs.append((config, token))
+            unused = None
+    if unused:
+        raise ValueError(f'--compare: no checkpoint follows the config {unused}.')
+    return pairs
+
+
+def titles_of(pairs: Sequence[Tuple[str, str]]) -> List[str]:
+    """The configs' names, with the checkpoints' names (and folders) where a config is there more than once."""
+    candidates = ([Path(config).stem for config, _ in pairs],
+                  [f'{Path(config).stem} {Path(checkpoint).stem}' for config, checkpoint in pairs],
+                  [f'{Path(config).stem} {checkpoint}' for config, checkpoint in pairs])
+    for titles in candidates:
+        if len(set(titles)) == len(pairs):
+            return titles
+    raise ValueError(f'the same config and checkpoint are given twice: {[" ".join(pair) for pair in pairs]}.')
+
+
+def load_model(config: str, checkpoint: str, options: Dict) -> nn.Module:
+    """Build the model and load the checkpoint on the CPU.
+
+    Raises:
+        ValueError: if the temporal parameters of model and checkpoint are not the same; other keys that do not fit
+            are logged by MMEngine, as everywhere.
+    """
+    cfg = Config.fromfile(config)
+    if options:
+        cfg.merge_from_dict(options)
+    init_default_scope(cfg.get('default_scope', 'mmaction'))
+    model = MODELS.build(cfg.model)
+    needed = {f'{layer}.{name}' for layer, module in temporal_layers(model).items() for name in module._parameters
+              if name not in ('weight', 'bias')}
+    if not needed:
+        raise ValueError(f"the model of {config} has no Conv3T layer. Give a config with temporal_cfg=dict("
+                         "type='Conv3T') (*-3t_*).")
+    try:
+        loaded = load_checkpoint(model, checkpoint, map_location='cpu')
+    except ValueError as error:  # from Conv3T; it knows the shapes, not the files
+        raise ValueError(f'{checkpoint} is of another model than {config}: {error}') from error
+    keys = {re.sub(r'^module\.', '', key) for key in loaded.get('state_dict', loaded)}
+    missing = sorted(needed - keys)
+    surplus = sorted(key for key in keys - needed if key.endswith(('.rotate', '.theta')))
+    if missing or surplus:
+        what = f'lacks {missing[0]} ({len(missing)} such)' if missing else f'has {surplus[0]}, which the model has not'
+        raise ValueError(f'{checkpoint} is of another model than {config}: it {what}. Give the config that it was '
+                         'trained with (work_dirs/NAME/NAME.py), or the right --cfg-options.')
+    return model
+
+
+def parse_filters(texts: Sequence[str]):
+    """['6'] -> 6, ['backbone.conv1:3', ...] -> [('backbone.conv1', 3), ...]."""
+    if len(texts) == 1 and texts[0].isdigit():
+        return int(texts[0])
+    pairs = [text.rpartition(':') for text in texts]
+    for text, (layer, _, channel) in zip(texts, pairs):
+        if not layer or not channel.isdigit():
+            raise ValueError(f'--filters takes a number or LAYER:CHANNEL, as in backbone.conv1:3, got {text!r}.')
+    return [(layer, int(channel)) for layer, _, channel in pairs]
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config of a 3T model')
+    parser.add_argument('checkpoint', help='its checkpoint')
+    parser.add_argument('--compare', nargs='+', action='extend', default=[], metavar='OTHER',
+                        help='further models: OTHER_CONFIG OTHER_CKPT ..., or checkpoints alone for the config before')
+    parser.add_argument('--titles', nargs='+', help='names of the models in table and figures, in the order given '
+                        '(default: the names of the configs)')
+    parser.add_argument('--out-dir', type=Path, help='default: temporal_params/CKPT_NAME beside the first checkpoint')
+    parser.add_argument('--filters', nargs='+', default=['6'], metavar='N | LAYER:CHANNEL',
+                        help='whose trajectories to draw: the N filters that move most (default 6), or these')
+    parser.add_argument('--ddof', type=int, default=0, choices=(0, 1),
+                        help='divisor of the standard deviation: n (0, default) or n-1 (1)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
+                        help='override settings of all the configs: key=value pairs, lists as key="[a,b]"')
+    return parser
+
+
+def analyse(args: argparse.Namespace) -> Path:
+    pairs = [(args.config, args.checkpoint), *pair_up(args.config, args.compare)]
+    titles = args.titles or titles_of(pairs)
+    if len(titles) != len(pairs) or len(set(titles)) != len(titles):
+        raise ValueError(f'--titles: {len(pairs)} model(s) need as many different names, got {titles}.')
+    filters = parse_filters(args.filters)
+    models = {title: load_model(*pair, args.cfg_options) for title, pair in zip(titles, pairs)}
+    statistics = {title: parameter_statistics(model, args.ddof) for title, model in models.items()}
+    parameters = {title: temporal_parameters(model) for title, model in models.items()}
+    # drawn before anything is written: a wrong --filters leaves no half of a result behind
+    figures = {'distributions': draw_distributions(parameters)}
+    names = {title: re.sub(r'[^\w.-]+', '_', title) for title in titles}
+    if len(set(names.values())) < len(names):
+        names = {title: f'{i}_{name}' for i, (title, name) in enumerate(names.items(), 1)}
+    for title, model in models.items():
+        figures[f'trajectories_{names[title]}'] = draw_trajectories(parameters[title], kernel_sizes(model), filters)
+
+    checkpoint = Path(args.checkpoint)
+    out = args.out_dir or checkpoint.parent / 'temporal_params' / checkpoint.stem
+    table = table_2(statistics)
+    atomic_write_text(out / 'table_2.md', table + '\n')
+    atomic_write_text(out / 'statistics.csv', pd.concat(statistics, names=['model']).to_csv())
+    for title, model in models.items():
+        save_parameters(out / f'{names[title]}.npz', model)
+    for name, figure in figures.items():
+        save_figure(figure, out / f'{name}.png')
+    for title, statistic in statistics.items():
+        if statistic['transform'].iloc[-1] != 'affine':
+            print(f'{title}: free transforms are read as their closest similarity; the mean part it leaves out is '
+                  f'{statistic["residual_mean"].iloc[-1]:.3g} (statistics.csv, residual_mean).')
+    print('\nMean / standard deviation of |s-1|, |r| (radians), |p_x|, |p_y| (half kernels), as in Table 2:\n')
+    print(table)
+    return out
+
+
+def main(argv=None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        out = analyse(args)
+    except (ValueError, FileNotFoundError, IndexError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    print(f'\nPer layer, parameters and figures: {out}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
