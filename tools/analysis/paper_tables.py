@@ -1,0 +1,190 @@
+"""The papers' tables that need no data, the printed number beside ours: parameters and GFLOPs.
+
+    python tools/analysis/paper_tables.py [--table 3T] [--list]
+
+Nothing is computed: the networks are built without memory, on PyTorch's 'meta' device. GFLOPs are (multiply-adds of
+convolutions and the linear layer + 2 x outputs of batch norms) / 2^30 for a clip of 3x32x224x224. A row whose network
+cannot be built here is named with the reason. Exit status 1 if a number differs from the paper's without a note.
+"""
+import argparse
+import sys
+from dataclasses import dataclass, field
+from typing import List, Optional, Tuple
+
+import torch
+from mmengine.registry import init_default_scope
+
+import tconv_mmaction  # noqa: F401  registers the networks
+from tconv_mmaction.utils.complexity import WithClassifier, count_complexity, count_parameters
+
+CLIP = (1, 3, 32, 224, 224)
+
+
+@dataclass
+class Row:
+    """One line of a table: a backbone, the linear layer after it and what the paper prints.
+
+    Attributes:
+        backbone: its config.
+        features, classes: of the linear layer; ``classes=0`` for a backbone that brings its own.
+        parameters, gflops: as printed, None where the paper prints none.
+        total: multiply-adds + 2 x norm outputs, the number behind ``gflops``; kept for the tests.
+        note: why ours may differ.
+    """
+    name: str
+    backbone: dict
+    features: int
+    classes: int
+    parameters: Optional[int] = None
+    gflops: Optional[int] = None
+    total: Optional[int] = None
+    note: str = ''
+
+
+@dataclass
+class Table:
+    """A table of a paper; ``source`` says which."""
+    name: str
+    source: str
+    rows: List[Row] = field(default_factory=list)
+
+
+CONV = {'3T': dict(type='Conv3T'), '3D': dict(type='Conv3d')}
+
+
+def resnet18(kind: str) -> dict:
+    """3T-/3D-ResNet18 of Ras et al."""
+    return dict(type='TemporalResNet3d', depth=18, temporal_cfg=CONV[kind], temporal_kernels=(7, 3, 3, 3, 3),
+                conv1_stride_t=2, pool1_kernel=(3, 3, 3), pool1_stride_t=2, temporal_strides=(1, 2, 2, 2))
+
+
+def filters(depth: int, kernels: Tuple[int, ...], kind: str = 'Conv3d') -> dict:
+    """I3D- and S3D-ResNet of Kobayashi and Ye."""
+    return dict(type='TemporalResNet3d', depth=depth, temporal_kernels=kernels, temporal_cfg=dict(type=kind))
+
+
+def row3t(name: str, backbone: dict, features: int, jester: int, ucf101: int) -> List[Row]:
+    return [Row(f'{name}, {data}', backbone, features, classes, parameters)
+            for data, classes, parameters in (('Jester', 27, jester), ('UCF101', 101, ucf101))]
+
+
+def googlenet(kind: str, jester: int, ucf101: int) -> List[Row]:
+    """With both auxiliary classifiers, which the papers count."""
+    return [Row(f'{kind}-GoogLeNet, {data}', dict(type='GoogLeNet3d', temporal_cfg=CONV[kind], num_classes=classes), 1024,
+                classes, parameters) for data, classes, parameters in (('Jester', 27, jester), ('UCF101', 101, ucf101))]
+
+
+TABLES = [
+    Table('3T', 'Ras et al., arXiv:1912.04075, Table 1; arXiv:2006.15983, Table 1 (27 and 101 classes)', [
+        *row3t('3T-ResNet18', resnet18('3T'), 512, 11_222_619, 11_260_581),
+        *row3t('3D-ResNet18', resnet18('3D'), 512, 33_217_755, 33_255_717),
+        *googlenet('3T', 7_419_121, 7_646_671),
+        *googlenet('3D', 14_078_833, 14_306_383),
+        *row3t('R(2+1)D', dict(type='R2Plus1d18'), 512, 31_313_976, 31_351_938),
+    ]),
+    Table('filters', 'Kobayashi and Ye, WACV 2024, Table 2: I3D-ResNet50 by temporal lengths (1000 classes)', [
+        Row(f'{name} {"-".join(map(str, kernels))}', filters(50, kernels), 2048, 1000, None, gflops, total, note)
+        for name, kernels, gflops, total, note in (
+            ('orig', (3, 3, 3, 3, 3), 240, 257_434_632_192, ''),
+            ('a', (1, 3, 3, 3, 3), 233, 249_881_739_264, ''),
+            ('b', (1, 1, 3, 3, 3), 212, 227_685_482_496, ''),
+            ('c', (1, 1, 1, 3, 3), 184, 198_090_473_472, ''),
+            ('d', (1, 1, 1, 1, 3), 143, 153_697_959_936, ''),
+            ('2D', (1, 1, 1, 1, 1), 122, 131_501_703_168, ''),
+            ('e', (3, 1, 1, 1, 1), 130, 139_054_596_096, ''),
+            ('f', (3, 3, 1, 1, 1), 151, 161_250_852_864, 'the rule that gives all other rows gives 150 here'),
+            ('g', (3, 3, 3, 1, 1), 178, 190_845_861_888, ''),
+            ('h', (3, 3, 3, 3, 1), 219, 235_238_375_424, ''),
+            ('b1', (1, 1, 3, 3, 5), 233, 249_881_739_264, ''),
+            ('b2', (1, 1, 3, 5, 5), 274, 294_274_252_800, ''),
+            ('b3', (1, 1, 5, 5, 5), 302, 323_869_261_824, ''),
+            ('c1', (1, 1, 1, 3, 5), 205, 220_286_730_240, ''),
+            ('c2', (1, 1, 1, 5, 5), 247, 264_679_243_776, ''))
+    ]),
+    Table('methods', 'Kobayashi and Ye, WACV 2024, Table 5: I3D- and S3D-ResNets (1000 classes)', [
+        Row('I3D-ResNet18 3-3-3-3-3', filters(18, (3, 3, 3, 3, 3)), 512, 1000, None, 161, 173_028_233_216),
+        Row('I3D-ResNet18 1-1-3-3-5', filters(18, (1, 1, 3, 3, 5)), 512, 1000, None, 151, 161_775_964_160),
+        Row('I3D-ResNet50 3-3-3-3-3', filters(50, (3, 3, 3, 3, 3)), 2048, 1000, None, 240, 257_434_632_192),
+        Row('I3D-ResNet50 1-1-3-3-5', filters(50, (1, 1, 3, 3, 5)), 2048, 1000, None, 233, 249_881_739_264),
+        Row('S3D-ResNet50 3-3-3-3-3', filters(50, (3, 3, 3, 3, 3), 'SeparableConv3d'), 2048, 1000, None, 148,
+            158_872_911_872),
+        Row('S3D-ResNet50 1-1-3-3-5', filters(50, (1, 1, 3, 3, 5), 'SeparableConv3d'), 2048, 1000, None, 140,
+            150_048_358_400),
+    ]),
+    Table('LSTM', 'Broome et al., arXiv:2002.00367, sec. 4.2: Something-something, 174 classes', [
+        Row('I3D', dict(type='InceptionI3d'), 1024, 174, 12_465_614),
+        Row('C-LSTM', dict(type='ConvLSTMNet', num_layers=3, hidden_channels=32, kernel_size=5, stride=2),
+            16 * 32 * 3 * 3, 174, 1_324_014),
+    ]),
+]
+
+
+def build(row: Row) -> torch.nn.Module:
+    """The network of a row, on the meta device."""
+    from mmaction.registry import MODELS
+    init_default_scope('mmaction')
+    with torch.device('meta'):
+        backbone = MODELS.build(row.backbone)
+        return WithClassifier(backbone, row.features, row.classes) if row.classes else backbone
+
+
+def compare(printed: Optional[int], ours: Optional[float], note: str) -> Tuple[str, bool]:
+    """The last column, and whether the row is as it should be."""
+    if printed is None or ours is None or round(ours) == printed:
+        return '' if printed is None or ours is None else 'same', True
+    return f'differs: {note}' if note else 'DIFFERS', bool(note)
+
+
+def print_table(table: Table) -> Tuple[bool, List[str]]:
+    """Print one table as markdown; returns whether all rows agree, and the rows left out with the reason."""
+    print(f'## {table.source}\n')
+    costs = any(row.gflops is not None for row in table.rows)
+    print('| model | paper, GFLOPs | ours, GFLOPs | ours, exactly | parameters | |' if costs else
+          '| model | paper, parameters | ours | |')
+    print('|---|---|---|---|---|---|' if costs else '|---|---|---|---|')
+    agree, left_out = True, []
+    for row in table.rows:
+        try:
+            model = build(row)
+        except KeyError:
+            left_out.append(f'{row.name}: there is no {row.backbone["type"]} in the registry')
+            continue
+        except TypeError as error:  # the network is there, and this file does not know its arguments
+            left_out.append(f'{row.name}: {error}')
+            agree = False
+            continue
+        parameters = count_parameters(model)
+        if costs:
+            cost = count_complexity(model, CLIP)
+            verdict, good = compare(row.gflops, cost.gflops, row.note)
+            print(f'| {row.name} | {row.gflops} | {cost.gflops:.2f} | {cost.total:,} | {parameters:,} | {verdict} |')
+        else:
+            verdict, good = compare(row.parameters, parameters, row.note)
+            print(f'| {row.name} | {row.parameters:,} | {parameters:,} | {verdict} |')
+        agree = agree and good
+    print()
+    return agree, left_out
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--table', action='append', choices=[table.name for table in TABLES],
+                        help='print this table only; may be given again')
+    parser.add_argument('--list', action='store_true', help='print the names of the tables and what they are')
+    args = parser.parse_args(argv)
+    if args.list:
+        for table in TABLES:
+            print(f'{table.name:10s}{table.source}')
+        return 0
+    agree, left_out = True, []
+    for table in TABLES:
+        if not args.table or table.name in args.table:
+            good, missing = print_table(table)
+            agree, left_out = agree and good, left_out + missing
+    for line in left_out:
+        print(f'left out: {line}')
+    return 0 if agree else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
