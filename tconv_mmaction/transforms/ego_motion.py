@@ -115,6 +115,8 @@ class EgoMotionCrop(BaseTransform):
             planes = 2 if results.get('modality') == 'Flow' and _channels(imgs[0]) == 1 else 1
         frames = len(imgs) // planes if imgs is not None else keypoint.shape[1]
         clips, clip_len = self._clips(results, frames, len(imgs) if imgs is not None else frames, planes)
+        if keypoint is not None and keypoint.shape[1] != frames:
+            raise ValueError(f'EgoMotionCrop: keypoint has {keypoint.shape[1]} frames, imgs has {frames}.')
 
         box_only = {key: value for key, value in results.items() if key not in ('imgs', 'keypoint')}
         if 'img_shape' not in box_only:
@@ -133,8 +135,6 @@ class EgoMotionCrop(BaseTransform):
             results['imgs'] = [img[y:y + crop_h, x:x + crop_w]
                                for img, (x, y) in zip(imgs, offsets.repeat(planes, axis=0).tolist())]
         if keypoint is not None:
-            if keypoint.shape[1] != frames:
-                raise ValueError(f'EgoMotionCrop: keypoint has {keypoint.shape[1]} frames, imgs has {frames}.')
             results['keypoint'] = keypoint - offsets[:, None, :]  # M, T, V, 2
         return results
 
