@@ -98,6 +98,8 @@ def test_side_by_side(tool, tmp_path, capsys):
                                                          'trajectories_b_b.png', 'trajectories_b_c.png']
     csv = pd.read_csv(out / 'statistics.csv').set_index(['model', 'layer'])
     assert csv.loc[('b b', MODEL_ROW), 'signed_rotate_degrees_mean'] == pytest.approx(-math.degrees(0.05), rel=1e-6)
+    assert tool.main([*other[:2], '--compare', last[1], '--out-dir', str(out)]) == 0
+    assert cells(capsys.readouterr().out)['x 1e-3'] == ['b', 'c']  # checkpoints of one config
     assert tool.main([*first[:2], '--compare', *other[:2], '--titles', 'x/y', 'x y', '--out-dir', str(out)]) == 0
     assert cells(capsys.readouterr().out)['x 1e-3'] == ['x/y', 'x y']
     assert (out / '1_x_y.npz').exists() and (out / '2_x_y.npz').exists()

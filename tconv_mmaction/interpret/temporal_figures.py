@@ -134,14 +134,16 @@ def _outside(axes, *pairs) -> None:
                   color=END)
 
 
-def draw_distributions(models: Dict[str, Parameters], limits: Optional[Limits] = None, bins: int = 41) -> Figure:
+def draw_distributions(models: Dict[str, Parameters], limits: Optional[Limits] = None,
+                       bins: Optional[int] = None) -> Figure:
     """Fig. 4: one row per model with the scale, the rotation and the joint translation of all filters and steps.
 
     Args:
         models: ``{title: temporal_parameters(model)}``. All rows have the same axes.
         limits: ``{'scale': (low, high), 'rotate': degrees, 'translate': half kernels}``, to compare with another
             figure; by default what holds all values. Values outside given limits are counted in the panel.
-        bins: cells per axis; odd, so that "no motion" has a cell of its own.
+        bins: cells per axis; by default 41, or 21 for models of few values. Best odd: "no motion" then has a cell of
+            its own.
 
     Raises:
         ValueError: if there is no model, or one without parameters.
@@ -153,6 +155,8 @@ def draw_distributions(models: Dict[str, Parameters], limits: Optional[Limits] =
         if not pool['scale'].size:
             raise ValueError(f'{title} has no temporal parameters: no Conv3T layer with kT > 1.')
     limits = {**shared_limits(models), **(limits or {})}
+    if bins is None:
+        bins = 41 if max(pool['scale'].size for pool in pools.values()) > 500 else 21
     low, high = limits['translate']
     edges = np.linspace(low, high, bins + 1)
     single_points = max(pool['scale'].size for pool in pools.values()) <= FEW_POINTS

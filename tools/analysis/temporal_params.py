@@ -60,8 +60,10 @@ def pair_up(config: str, tokens: Sequence[str]) -> List[Tuple[str, str]]:
 
 
 def titles_of(pairs: Sequence[Tuple[str, str]]) -> List[str]:
-    """The configs' names, with the checkpoints' names (and folders) where a config is there more than once."""
+    """The configs' names, or the checkpoints' where all are of one config, or as much of both as tells them apart."""
+    one_config = len({config for config, _ in pairs}) == 1
     candidates = ([Path(config).stem for config, _ in pairs],
+                  [Path(checkpoint).stem for _, checkpoint in pairs] if one_config else [],
                   [f'{Path(config).stem} {Path(checkpoint).stem}' for config, checkpoint in pairs],
                   [f'{Path(config).stem} {checkpoint}' for config, checkpoint in pairs])
     for titles in candidates:
@@ -119,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--compare', nargs='+', action='extend', default=[], metavar='OTHER',
                         help='further models: OTHER_CONFIG OTHER_CKPT ..., or checkpoints alone for the config before')
     parser.add_argument('--titles', nargs='+', help='names of the models in table and figures, in the order given '
-                        '(default: the names of the configs)')
+                        '(default: from the file names)')
     parser.add_argument('--out-dir', type=Path, help='default: temporal_params/CKPT_NAME beside the first checkpoint')
     parser.add_argument('--filters', nargs='+', default=['6'], metavar='N | LAYER:CHANNEL',
                         help='whose trajectories to draw: the N filters that move most (default 6), or these')
