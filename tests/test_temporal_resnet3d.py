@@ -192,7 +192,7 @@ def test_the_smallest_clip():
 @pytest.mark.parametrize('kwargs, error, message', [
     (dict(depth=20), ValueError, r'one of \[18, 34, 50, 101, 152\], got 20'),
     (dict(temporal_kernels=(3, 3, 3, 3)), ValueError, 'temporal_kernels must be 5 odd positive integers'),
-    (dict(temporal_kernels=(3, 3, 2, 3, 3)), ValueError, r'keeps the length; got \(3, 3, 2, 3, 3\)'),
+    (dict(temporal_kernels=(3, 3, 2, 3, 3)), ValueError, r'both ends. Got \(3, 3, 2, 3, 3\)'),
     (dict(temporal_kernels=(3, 3, 0, 3, 3)), ValueError, 'odd positive'),
     (dict(temporal_kernels=(3, 3, 3., 3, 3)), ValueError, 'odd positive integers'),
     (dict(pool1_kernel=(2, 3, 3)), ValueError, r'pool1_kernel must be 3 odd .*\(t, h, w\)'),

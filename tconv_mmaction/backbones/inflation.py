@@ -5,7 +5,8 @@ A kernel W of the 2D net becomes, along time (kT frames),
 * ``nn.Conv3d``: W / kT in every slice, so that a still clip gives what the image gives (Carreira and Zisserman,
   arXiv:1705.07750, sec. 2.4.1). A kernel of one frame is copied.
 * ``Conv3T``: K_1 = W, not divided (Ras et al., arXiv:1912.04075, sec. 4): all kT slices equal W at the identity, so
-  the layer gives kT times the 2D convolution on a still clip. ``divide_3t=True`` takes W / kT.
+  the layer gives kT times the 2D convolution on a still clip, and running statistics copied from the 2D net adapt
+  during training. ``divide_3t=True`` takes W / kT, so that the whole net starts as the 2D net.
 * a ``SeparableConv3d``: W in the spatial part and the identity over channels as the centre tap of the temporal part.
 * another layer with a method ``inflate_from_2d(weight2d, bn=None, bias=None)``: whatever that does. It gets the kernel
   ``(O, I/groups, kH, kW)``, the batch norm that follows it in the 2D net as a dict with 'weight', 'bias',

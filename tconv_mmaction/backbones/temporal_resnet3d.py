@@ -156,12 +156,12 @@ class TemporalResNet3d(ResNet3d):
             raise ValueError(f'depth must be one of {sorted(self.arch_settings)}, got {depth!r}.')
         if stages not in (1, 2, 3, 4):
             raise ValueError(f'num_stages must be 1, 2, 3 or 4, got {stages!r}.')
-        for name, value, count in (('temporal_kernels', temporal_kernels, stages + 1),
-                                   ('pool1_kernel', pool1_kernel, 3)):
+        for name, value, count, meaning in (
+                ('temporal_kernels', temporal_kernels, stages + 1, f'for the stem and {stages} stages'),
+                ('pool1_kernel', pool1_kernel, 3, '(t, h, w)')):
             if len(value) != count or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in value):
-                raise ValueError(f'{name} must be {count} odd positive integers' + (
-                    f' (the stem and {stages} stages)' if count == stages + 1 and name[0] == 't' else ' (t, h, w)')
-                    + f', so that the padding keeps the length; got {value!r}.')
+                raise ValueError(f'{name} must be {count} odd positive integers {meaning}; even ones cannot be padded '
+                                 f'alike at both ends. Got {value!r}.')
         for name in ('spatial_strides', 'temporal_strides', 'dilations'):
             if len(args[name]) != stages:
                 raise ValueError(f'{name} must have one value for each of the {stages} stages, got {args[name]!r}.')

@@ -10,7 +10,9 @@ import io
 import sys
 
 import torch
+from mmaction.registry import MODELS
 from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
 
 import tconv_mmaction
 from tconv_mmaction.backbones.inflation import inflate_state_dict, is_2d, read_state_dict
@@ -33,8 +35,6 @@ def main(argv=None):
     args = parse_args(argv)
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options or {})
-    from mmaction.registry import MODELS
-    from mmengine.registry import init_default_scope
     init_default_scope('mmaction')
     backbone = MODELS.build({**config.model.backbone, 'pretrained': None})
     if not hasattr(backbone, 'key_from_2d'):
