@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tconv_mmaction.backbones import TemporalResNet3d
+from tconv_mmaction.backbones.inflation import inflate_state_dict
 from tconv_mmaction.hooks import DeployModelHook
 from tconv_mmaction.layers import MultiBranchConv3d, accept_single_filters, switch_to_deploy
 
@@ -113,6 +114,27 @@ def test_trained_single_filter_net_is_the_start_of_the_multi_branch_net(temporal
     with torch.no_grad():
         expected = single(x)
         assert (net.eval()(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize('temporal', [MULTI, dict(MULTI, eta='inf')], ids=str)
+@pytest.mark.parametrize('depth', [18, 50])
+def test_inflated_net_is_the_start_of_the_multi_branch_net(temporal, depth):
+    """From the same 2D net, with its norms, as TemporalResNet3d reads it."""
+    image_net = randomise(small_resnet(dict(type='Conv3d'), depth, temporal_kernels=(1, ) * 5))
+    state = {key: value.squeeze(2) if value.dim() == 5 else value for key, value in image_net.state_dict().items()}
+    nets = []
+    for cfg in (dict(type='Conv3d'), temporal):
+        net = small_resnet(cfg, depth)
+        new, report = inflate_state_dict(state, net, net.key_from_2d)
+        assert not report.missing and not report.skipped
+        net.load_state_dict(new, strict=False)
+        nets.append(net.eval())
+    x = torch.randn(1, 3, 8, 32, 32)
+    with torch.no_grad():
+        expected = nets[0](x)
+        assert (nets[1](x) - expected).abs().max() < 1e-5 * expected.abs().max()
+        fused = switch_to_deploy(nets[1])
+        assert (fused(x) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 # -- the tool and the hook on a trained net -----------------------------------------------------------------------
@@ -245,7 +267,7 @@ def test_tool_mistakes(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('cfg, expected', [
-    (dict(type='Conv3T'), dict(type='Conv3d')),
+    (dict(type='Conv3T', transform='free', evaluation='kernel'), dict(type='Conv3d')),
     (SEPARABLE, dict(type='SeparableConv3d', temporal_cfg=dict(type='DeployedConv3d'))),
 ], ids=str)
 def test_tool_fuses_other_layers(cfg, expected, trained, tmp_path):

@@ -11,23 +11,21 @@ In OUT.py every MultiBranchConv3d is a DeployedConv3d (an nn.Conv3d with bias an
 nn.Conv3d. The arguments are those of mmaction2's tools/convert/reparameterize_model.py, which fuses RepVGG blocks.
 """
 import argparse
+import inspect
 import io
 import sys
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from torch import nn
 
 import tconv_mmaction
-from tconv_mmaction.layers import switch_to_deploy
+from tconv_mmaction.layers import DeployedConv3d, switch_to_deploy
 from tconv_mmaction.utils import atomic_write_text
 from tconv_mmaction.utils.atomic import atomic_write_bytes
 
-# type of a layer -> what it is when fused, and the arguments that it then no longer has
-FUSED_TYPES = {
-    'MultiBranchConv3d': ('DeployedConv3d', ('branches', 'eta', 'norm_cfg')),
-    'Conv3T': ('Conv3d', ('transform', )),
-}
+FUSED_TYPES = {'MultiBranchConv3d': DeployedConv3d, 'Conv3T': nn.Conv3d}  # type in a config -> what it is when fused
 # entries of a training checkpoint that belong to the parameters before fusing
 TRAINING_STATE = ('optimizer', 'param_schedulers', 'message_hub', 'ema_state_dict')
 
@@ -56,8 +54,9 @@ def fused_config(config):
     new = {key: fused_config(value) for key, value in config.items()}
     kind = new.get('type')
     if isinstance(kind, str) and kind in FUSED_TYPES:
-        new['type'], dropped = FUSED_TYPES[kind]
-        new = {key: value for key, value in new.items() if key not in dropped}
+        fused = FUSED_TYPES[kind]
+        accepted = inspect.signature(fused).parameters  # branches, eta, transform, ... have done their work
+        new = {'type': fused.__name__, **{key: value for key, value in new.items() if key in accepted}}
     return new
 
 
