@@ -1,0 +1,4 @@
+# Table 2, row b2.
+_base_ = 'i3d-r50_orig_imagenet-pretrained_8xb3-32x2x1-35e_mini-sthv2-rgb.py'
+
+model = dict(backbone=dict(temporal_kernels=(1, 1, 3, 5, 5)))

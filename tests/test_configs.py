@@ -1,0 +1,153 @@
+"""Every config of the repository: it builds, trains one step, validates and tests one step, and its pipelines run."""
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmaction.registry import DATASETS, MODELS
+from mmaction.structures import ActionDataSample
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(p for p in (ROOT / 'configs/recognition').rglob('*.py') if '_base_' not in p.as_posix())
+# (C, T, H, W) of the random clips, small where the network takes any size
+SHAPES = dict(LeNet5=(1, 30, 28, 28), TemporalResNet3d=(3, 8, 32, 32))
+
+
+@DATASETS.register_module()
+class RandomClips(Dataset):
+    """Two packed random clips with labels 0 and 1."""
+
+    metainfo = dict(classes=None)
+
+    def __init__(self, shape, crops=1):
+        self.shape, self.crops = tuple(shape), crops
+
+    def __len__(self):
+        return 2
+
+    def full_init(self):
+        pass
+
+    def __getitem__(self, i):
+        clips = torch.randint(0, 256, (self.crops, *self.shape), dtype=torch.uint8)
+        return dict(inputs=clips, data_samples=ActionDataSample().set_gt_label(i))
+
+
+def find_pretrained(cfg):
+    for key, value in list(cfg.items()):
+        if key in ('pretrained', 'init_cfg') and value is not None:
+            cfg[key] = None
+        elif isinstance(value, dict):
+            find_pretrained(value)
+
+
+def reduced(path, work_dir):
+    config = Config.fromfile(path)
+    find_pretrained(config.model)
+    shape = SHAPES[config.model.backbone.type]
+    for name, crops in (('train', 1), ('val', 1), ('test', 2)):
+        loader = config[f'{name}_dataloader']
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        loader.dataset = dict(type='RandomClips', shape=shape, crops=crops)
+    config.train_cfg.update(max_epochs=1, val_interval=1)
+    # checkpoints would be hundreds of MB
+    config.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1, save_last=False)
+    losses = [config.model.cls_head.get('loss_cls'), (config.model.get('neck') or {}).get('loss_cls')]
+    for loss in filter(None, losses):
+        if loss.type == 'ClassWeightedCrossEntropyLoss':  # the training list is the user's
+            loss.ann_file = str(work_dir / 'train.txt')
+            Path(loss.ann_file).write_text(''.join(f'{k}.mp4 {k}\n' for k in range(loss.num_classes)))
+    config.work_dir = str(work_dir)
+    config.launcher = 'none'
+    return config
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_one_step_of_training_and_testing(path, tmp_path):
+    config = reduced(path, tmp_path)
+    runner = Runner.from_cfg(config)
+    before, finite = {}, set()
+
+    def watch(name):
+        return lambda grad: finite.add(name) if torch.isfinite(grad).all() else None
+
+    for name, parameter in runner.model.named_parameters():  # the step clears .grad, so look when it is made
+        before[name] = parameter.detach().clone()
+        parameter.register_hook(watch(name))
+    runner.train()
+    assert runner.iter == 1
+    frozen = [name for name, p in runner.model.named_parameters() if not p.requires_grad]
+    assert not frozen
+    in_optimizer = {id(p) for group in runner.optim_wrapper.optimizer.param_groups for p in group['params']}
+    assert in_optimizer == {id(p) for p in runner.model.parameters()}
+    assert finite == set(before), f'no finite gradient: {set(before) - finite}'
+    assert any(not torch.equal(before[name], p) for name, p in runner.model.named_parameters())
+    metrics = runner.test()
+    assert all(np.isfinite(value) for value in metrics.values())
+    outputs = runner.model.test_step(next(iter(runner.test_dataloader)))
+    scores = torch.stack([sample.pred_score for sample in outputs])
+    assert scores.shape == (2, config.model.cls_head.num_classes)
+    torch.testing.assert_close(scores.sum(1).cpu(), torch.ones(2), rtol=1e-4, atol=1e-4)  # probabilities
+
+
+@pytest.fixture(scope='module')
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp('video') / 'noise.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 25, (340, 256))
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        writer.write(rng.integers(0, 256, (256, 340, 3), dtype=np.uint8))
+    writer.release()
+    return path
+
+
+def pipelines():
+    """Each pipeline of the configs once: {its text: (config, which dataloader)}."""
+    found = {}
+    for path in CONFIGS:
+        config = Config.fromfile(path)
+        for name in ('train', 'val', 'test'):
+            dataset = config[f'{name}_dataloader'].dataset
+            if dataset.type == 'VideoDataset':
+                found.setdefault(json.dumps(dataset.pipeline, sort_keys=True), (path, name))
+    return list(found.values())
+
+
+@pytest.mark.parametrize('path, name', pipelines(), ids=lambda value: getattr(value, 'stem', value))
+def test_pipelines_run_on_a_video(path, name, video):
+    config = Config.fromfile(path)
+    pipeline = config[f'{name}_dataloader'].dataset.pipeline
+    packed = Compose(pipeline)(dict(filename=str(video), label=1, start_index=0, modality='RGB'))
+    samples = [step for step in pipeline if 'clip_len' in step]
+    assert packed['inputs'].dtype == torch.uint8 and packed['inputs'].shape[2] == samples[0].clip_len
+    assert packed['data_samples'].gt_label.item() == 1
+
+
+def test_configs_are_self_contained():
+    for path in (ROOT / 'configs').rglob('*.py'):
+        assert 'mmaction::' not in path.read_text(), path
+    for path in CONFIGS:
+        config = Config.fromfile(path)
+        assert config.default_scope == 'mmaction'
+        assert config.custom_imports.imports == ['tconv_mmaction']
+        assert config.auto_scale_lr.base_batch_size > 0
+        assert 'CheckInvalidLossHook' in [hook.type for hook in config.custom_hooks]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('path', CONFIGS[:1], ids=lambda p: p.stem)
+def test_amp_step_on_gpu(path, tmp_path):
+    config = reduced(path, tmp_path)
+    config.optim_wrapper.type = 'AmpOptimWrapper'
+    config.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    runner = Runner.from_cfg(config)
+    runner.train()
+    assert all(torch.isfinite(p).all() for p in runner.model.parameters())
+    assert MODELS.get(config.model.backbone.type) is not None
+    runner.test()
