@@ -80,20 +80,13 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-class WithClassifier(nn.Module):
-    """Backbone, global average pool, linear layer: mmaction2's I3DHead without its loss, for counting.
+class BackboneAndHead(nn.Module):
+    """A recognizer without data preprocessor and losses, for counting: ``head(backbone(x))``."""
 
-    Args:
-        backbone: its (last) feature map is ``(N, channels, T', H', W')``.
-        channels, num_classes: of the linear layer.
-    """
-
-    def __init__(self, backbone: nn.Module, channels: int, num_classes: int) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.fc = nn.Linear(channels, num_classes)
+        self.backbone, self.head = backbone, head
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, num_classes)."""
-        x = self.backbone(x)
-        return self.fc((x if torch.is_tensor(x) else x[-1]).mean((2, 3, 4)))
+        return self.head(self.backbone(x))

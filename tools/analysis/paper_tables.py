@@ -9,33 +9,32 @@ cannot be built here is named with the reason. Exit status 1 if a number differs
 import argparse
 import sys
 from dataclasses import dataclass, field
-from typing import List, Optional, Tuple
+from functools import partial
+from typing import Callable, List, Optional, Tuple
 
 import torch
 from mmaction.registry import MODELS
 from mmengine.registry import init_default_scope
 
 import tconv_mmaction  # noqa: F401  registers the networks
-from tconv_mmaction.utils.complexity import WithClassifier, count_complexity, count_parameters
+from tconv_mmaction.utils.complexity import BackboneAndHead, count_complexity, count_parameters
 
 CLIP = (1, 3, 32, 224, 224)
 
 
 @dataclass
 class Row:
-    """One line of a table: a backbone, the linear layer after it and what the paper prints.
+    """One line of a table: a network and what the paper prints.
 
     Attributes:
-        backbone: its config.
-        features, classes: of the linear layer; ``classes=0`` for a backbone that brings its own.
+        backbone, head: their configs.
         parameters, gflops: as printed, None where the paper prints none.
         total: multiply-adds + 2 x norm outputs, the number behind ``gflops``; kept for the tests.
         note: why ours may differ.
     """
     name: str
     backbone: dict
-    features: int
-    classes: int
+    head: dict
     parameters: Optional[int] = None
     gflops: Optional[int] = None
     total: Optional[int] = None
@@ -53,6 +52,11 @@ class Table:
 CONV = {'3T': dict(type='Conv3T'), '3D': dict(type='Conv3d')}
 
 
+def linear(features: int, classes: int) -> dict:
+    """Global average pool and a linear layer."""
+    return dict(type='I3DHead', in_channels=features, num_classes=classes)
+
+
 def resnet18(kind: str) -> dict:
     """3T-/3D-ResNet18 of Ras et al."""
     return dict(type='TemporalResNet3d', depth=18, temporal_cfg=CONV[kind], temporal_kernels=(7, 3, 3, 3, 3),
@@ -64,28 +68,30 @@ def filters(depth: int, kernels: Tuple[int, ...], kind: str = 'Conv3d') -> dict:
     return dict(type='TemporalResNet3d', depth=depth, temporal_kernels=kernels, temporal_cfg=dict(type=kind))
 
 
-def row3t(name: str, backbone: dict, features: int, jester: int, ucf101: int) -> List[Row]:
-    return [Row(f'{name}, {data}', backbone, features, classes, parameters)
-            for data, classes, parameters in (('Jester', 27, jester), ('UCF101', 101, ucf101))]
+def jester_and_ucf101(name: str, backbone: dict, head: Callable[[int], dict], *parameters: int) -> List[Row]:
+    """The two rows of a network in the 3TConv papers; ``head`` makes it for a number of classes."""
+    return [Row(f'{name}, {data}', backbone, head(classes), count)
+            for data, classes, count in zip(('Jester', 'UCF101'), (27, 101), parameters)]
 
 
-def googlenet(kind: str, jester: int, ucf101: int) -> List[Row]:
+def googlenet_head(classes: int) -> dict:
     """With both auxiliary classifiers, which the papers count."""
-    return [Row(f'{kind}-GoogLeNet, {data}', dict(type='GoogLeNet3d', temporal_cfg=CONV[kind], num_classes=classes),
-                1024, classes, parameters)
-            for data, classes, parameters in (('Jester', 27, jester), ('UCF101', 101, ucf101))]
+    return dict(type='GoogLeNetHead', num_classes=classes)
 
 
 TABLES = [
     Table('3T', 'Ras et al., arXiv:1912.04075, Table 1; arXiv:2006.15983, Table 1 (27 and 101 classes)', [
-        *row3t('3T-ResNet18', resnet18('3T'), 512, 11_222_619, 11_260_581),
-        *row3t('3D-ResNet18', resnet18('3D'), 512, 33_217_755, 33_255_717),
-        *googlenet('3T', 7_419_121, 7_646_671),
-        *googlenet('3D', 14_078_833, 14_306_383),
-        *row3t('R(2+1)D', dict(type='R2Plus1d18'), 512, 31_313_976, 31_351_938),
+        *jester_and_ucf101('3T-ResNet18', resnet18('3T'), partial(linear, 512), 11_222_619, 11_260_581),
+        *jester_and_ucf101('3D-ResNet18', resnet18('3D'), partial(linear, 512), 33_217_755, 33_255_717),
+        *jester_and_ucf101('3T-GoogLeNet', dict(type='GoogLeNet3d', temporal_cfg=CONV['3T']), googlenet_head,
+                           7_419_121, 7_646_671),
+        *jester_and_ucf101('3D-GoogLeNet', dict(type='GoogLeNet3d', temporal_cfg=CONV['3D']), googlenet_head,
+                           14_078_833, 14_306_383),
+        *jester_and_ucf101('R(2+1)D', dict(type='R2Plus1d18'), partial(linear, 512), 31_313_976, 31_351_938),
     ]),
     Table('filters', 'Kobayashi and Ye, WACV 2024, Table 2: I3D-ResNet50 by temporal lengths (1000 classes)', [
-        Row(f'{name} {"-".join(map(str, kernels))}', filters(50, kernels), 2048, 1000, None, gflops, total, note)
+        Row(f'{name} {"-".join(map(str, kernels))}', filters(50, kernels), linear(2048, 1000), None, gflops, total,
+            note)
         for name, kernels, gflops, total, note in (
             ('orig', (3, 3, 3, 3, 3), 240, 257_434_632_192, ''),
             ('a', (1, 3, 3, 3, 3), 233, 249_881_739_264, ''),
@@ -104,19 +110,19 @@ TABLES = [
             ('c2', (1, 1, 1, 5, 5), 247, 264_679_243_776, ''))
     ]),
     Table('methods', 'Kobayashi and Ye, WACV 2024, Table 5: I3D- and S3D-ResNets (1000 classes)', [
-        Row('I3D-ResNet18 3-3-3-3-3', filters(18, (3, 3, 3, 3, 3)), 512, 1000, None, 161, 173_028_233_216),
-        Row('I3D-ResNet18 1-1-3-3-5', filters(18, (1, 1, 3, 3, 5)), 512, 1000, None, 151, 161_775_964_160),
-        Row('I3D-ResNet50 3-3-3-3-3', filters(50, (3, 3, 3, 3, 3)), 2048, 1000, None, 240, 257_434_632_192),
-        Row('I3D-ResNet50 1-1-3-3-5', filters(50, (1, 1, 3, 3, 5)), 2048, 1000, None, 233, 249_881_739_264),
-        Row('S3D-ResNet50 3-3-3-3-3', filters(50, (3, 3, 3, 3, 3), 'SeparableConv3d'), 2048, 1000, None, 148,
+        Row('I3D-ResNet18 3-3-3-3-3', filters(18, (3, 3, 3, 3, 3)), linear(512, 1000), None, 161, 173_028_233_216),
+        Row('I3D-ResNet18 1-1-3-3-5', filters(18, (1, 1, 3, 3, 5)), linear(512, 1000), None, 151, 161_775_964_160),
+        Row('I3D-ResNet50 3-3-3-3-3', filters(50, (3, 3, 3, 3, 3)), linear(2048, 1000), None, 240, 257_434_632_192),
+        Row('I3D-ResNet50 1-1-3-3-5', filters(50, (1, 1, 3, 3, 5)), linear(2048, 1000), None, 233, 249_881_739_264),
+        Row('S3D-ResNet50 3-3-3-3-3', filters(50, (3, 3, 3, 3, 3), 'SeparableConv3d'), linear(2048, 1000), None, 148,
             158_872_911_872),
-        Row('S3D-ResNet50 1-1-3-3-5', filters(50, (1, 1, 3, 3, 5), 'SeparableConv3d'), 2048, 1000, None, 140,
+        Row('S3D-ResNet50 1-1-3-3-5', filters(50, (1, 1, 3, 3, 5), 'SeparableConv3d'), linear(2048, 1000), None, 140,
             150_048_358_400),
     ]),
     Table('LSTM', 'Broome et al., arXiv:2002.00367, sec. 4.2: Something-something, 174 classes', [
-        Row('I3D', dict(type='InceptionI3d'), 1024, 174, 12_465_614),
+        Row('I3D', dict(type='InceptionI3d'), linear(1024, 174), 12_465_614),
         Row('C-LSTM', dict(type='ConvLSTMNet', num_layers=3, hidden_channels=32, kernel_size=5, stride=2),
-            16 * 32 * 3 * 3, 174, 1_324_014),
+            dict(type='SequenceHead', num_classes=174, in_channels=32, feature_size=(3, 3), clip_len=16), 1_324_014),
     ]),
 ]
 
@@ -125,8 +131,7 @@ def build(row: Row) -> torch.nn.Module:
     """The network of a row, on the meta device."""
     init_default_scope('mmaction')
     with torch.device('meta'):
-        backbone = MODELS.build(row.backbone)
-        return WithClassifier(backbone, row.features, row.classes) if row.classes else backbone
+        return BackboneAndHead(MODELS.build(row.backbone), MODELS.build(row.head))
 
 
 def compare(printed: Optional[int], ours: Optional[float], note: str) -> Tuple[str, bool]:
@@ -145,8 +150,9 @@ def print_table(table: Table) -> Tuple[bool, List[str]]:
     print('|---|---|---|---|---|---|' if costs else '|---|---|---|---|')
     agree, left_out = True, []
     for row in table.rows:
-        if MODELS.get(row.backbone['type']) is None:
-            left_out.append(f'{row.name}: there is no {row.backbone["type"]} in the registry')
+        gone = [cfg['type'] for cfg in (row.backbone, row.head) if MODELS.get(cfg['type']) is None]
+        if gone:
+            left_out.append(f'{row.name}: there is no {" and no ".join(gone)} in the registry')
             continue
         try:
             model = build(row)
