@@ -1,7 +1,9 @@
 """EgoMotionCrop: sigma=0 against mmaction2's crops, a naive crop, the normal distribution, and a real video."""
+import importlib.util
 import random
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from tconv_mmaction import mim_scripts
 from tconv_mmaction.transforms import EgoMotionCrop
 from tconv_mmaction.transforms.ego_motion import moving_offsets
+
+ROOT = Path(__file__).parent.parent
 
 
 def seed_all(seed):
@@ -306,3 +310,21 @@ def test_wrong_results(change, match):
 def test_repr():
     assert repr(EgoMotionCrop(crop_size=8, sigma=1)) == 'EgoMotionCrop(crop_size=8, sigma=1)'
     assert 'area_range=(0.2, 1.0)' in repr(EgoMotionCrop(area_range=(0.2, 1.0)))
+
+
+def test_figure_of_a_real_clip(shared, tmp_path):
+    """tools/analysis/show_augmentations.py: the boxes it draws are where its crops are from."""
+    spec = importlib.util.spec_from_file_location('show_augmentations', ROOT / 'tools/analysis/show_augmentations.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    clip = str(shared / 'data/clips/jester_102653.mp4')
+    rows = tool.make_rows(clip, 4, [1, 4], 2, 3., 64)
+    assert [np.unique(np.diff(row.frame_inds)).tolist() for row in rows] == [[2], [1], [4], [2], [2]]
+    whole, seen = rows[-2:]
+    for image, crop, (x, y, w, h) in zip(whole.images, seen.images, whole.boxes):
+        np.testing.assert_array_equal(image[y:y + h, x:x + w], crop)
+    np.testing.assert_array_equal(seen.images[0], rows[0].images[0])
+    tool.main([clip, '--out', str(tmp_path / 'figure.png'), '--clip-len', '3'])
+    assert (tmp_path / 'figure.png').read_bytes().startswith(b'\x89PNG')
+    with pytest.raises(FileNotFoundError, match='no video'):
+        tool.main(['nothing.mp4', '--out', str(tmp_path / 'other.png')])

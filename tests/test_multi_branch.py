@@ -418,6 +418,10 @@ def test_checkpoint_of_single_filters(load, eta):
     x = torch.randn(2, 3, 8, 12, 12)
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), plain(x), atol=1e-5, rtol=1e-5)
+    recognizer = nn.Sequential(OrderedDict(backbone=accept_single_filters(Net(eta=eta))))
+    recognizer.load_state_dict({f'backbone.{key}': value for key, value in state.items()})
+    with torch.no_grad():
+        torch.testing.assert_close(recognizer.eval()(x), plain(x), atol=1e-5, rtol=1e-5)
     again = accept_single_filters(Net(eta=eta))
     again.load_state_dict(model.state_dict())  # its own checkpoints load as before
     torch.testing.assert_close(again.eval()(x), model(x))
