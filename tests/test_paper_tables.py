@@ -137,4 +137,4 @@ def test_every_printed_parameter_count(table, capsys):
     """Also of the networks that have tests of their own: the papers' tables are complete and hold."""
     assert paper_tables.main(['--table', table]) == 0
     out = capsys.readouterr().out
-    assert out.count('| same |') + out.count('left out') == {'3T': 10, 'LSTM': 2}[table] and 'iffers' not in out
+    assert out.count('| same |') == {'3T': 10, 'LSTM': 2}[table]
