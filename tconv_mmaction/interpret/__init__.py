@@ -1,8 +1,30 @@
+from .adapters import RecognizerScores
+from .blob_metrics import BlobMetrics, blob_metrics, detect_blobs
+from .grad_cam import grad_cam, normalise_maps, upsample_maps
+from .mask_metrics import drop_difference, drop_ratio, mask_length, summarize, welch_test
+from .maximize_activation import MaximizedActivation, maximize_activation
+from .modules import find_layer
 from .parameter_statistics import parameter_statistics, table_2
+from .receptive_field import effective_receptive_field, field_marginals
+from .saliency import channel_saliency, most_active_channels, saliency, strongest_frame
 from .temporal_figures import draw_distributions, draw_trajectories, save_figure
+from .temporal_filters import (
+    energy_table,
+    filter_distribution,
+    primary_temporal_filters,
+    temporal_axes,
+    temporal_kernels,
+)
+from .temporal_mask import TemporalMask, find_temporal_mask, freeze_frames, mask_runs, reverse_frames, total_variation
 from .temporal_parameters import kernel_sizes, load_parameters, save_parameters, temporal_layers, temporal_parameters
 
 __all__ = [
-    'draw_distributions', 'draw_trajectories', 'kernel_sizes', 'load_parameters', 'parameter_statistics',
-    'save_figure', 'save_parameters', 'table_2', 'temporal_layers', 'temporal_parameters'
+    'BlobMetrics', 'MaximizedActivation', 'RecognizerScores', 'TemporalMask', 'blob_metrics', 'channel_saliency',
+    'detect_blobs', 'draw_distributions', 'draw_trajectories', 'drop_difference', 'drop_ratio',
+    'effective_receptive_field', 'energy_table', 'field_marginals', 'filter_distribution', 'find_layer',
+    'find_temporal_mask', 'freeze_frames', 'grad_cam', 'kernel_sizes', 'load_parameters', 'mask_length',
+    'mask_runs', 'maximize_activation', 'most_active_channels', 'normalise_maps', 'parameter_statistics',
+    'primary_temporal_filters', 'reverse_frames', 'saliency', 'save_figure', 'save_parameters', 'strongest_frame',
+    'summarize', 'table_2', 'temporal_axes', 'temporal_kernels', 'temporal_layers', 'temporal_parameters',
+    'total_variation', 'upsample_maps', 'welch_test'
 ]
