@@ -57,7 +57,7 @@ def saliency(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, Lis
             return layer_output(model, score_fn, layer, x).mean((2, 3, 4))
 
     method = _captum()(forward)
-    clip = clip.detach().clone()
+    clip = clip.detach().clone().requires_grad_()
     with frozen(model), torch.enable_grad():
         with torch.no_grad():
             index = choose_target(forward(clip), target)
