@@ -16,14 +16,15 @@ setup(
     packages=find_packages(include=['tconv_mmaction', 'tconv_mmaction.*']),
     python_requires='>=3.9',
     install_requires=[
-        'torch>=2.1',
+        'torch>=2.4',
         'mmaction2>=1.2.0,<1.3',
         'mmengine>=0.10.4,<1.0',
         'decord>=0.6.0',  # clips are read with it
         'importlib_metadata',  # mmaction2 1.2.0 imports it and does not ask for it
         'matplotlib',
+        # OpenCV comes with mmengine and mmaction2
         'numpy',
-        'opencv-python',
+        'packaging',
         'pandas',
         'scikit-learn',  # handwritten digits for VideoMNIST, F1 score
         'scipy',
@@ -32,7 +33,7 @@ setup(
     # one over the other breaks both. Who has neither takes the extra `lite`.
     extras_require={
         'lite': ['mmcv-lite>=2.1.0,<2.2.0'],
-        'tests': ['pytest', 'pytest-timeout', 'captum', 'onnx', 'onnxruntime', 'hypothesis', 'ruff'],
+        'tests': ['pytest', 'pytest-timeout', 'captum', 'tensorboard', 'onnx', 'onnxruntime', 'ruff'],
         'viz': ['captum', 'tensorboard'],
     },
 )

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 TOOL = Path(__file__).parent.parent / 'tools/data/class_folders.py'
 
@@ -47,6 +48,18 @@ def test_errors(tmp_path, classes, arguments, message):
     done = run(tmp_path, *arguments)
     assert done.returncode == 2 and message in done.stderr
     assert not list(tmp_path.glob('*.txt'))  # no half list
+
+
+def test_config(tmp_path):
+    make(tmp_path / 'videos', dict(a=5, b=5, c=6))
+    done = run(tmp_path / 'videos', '--out-dir', tmp_path / 'lists', '--config', tmp_path / 'configs/mine.py')
+    assert done.returncode == 0, done.stderr
+    config = Config.fromfile(tmp_path / 'configs/mine.py')
+    assert config.model.cls_head.num_classes == 3 and config.model.backbone.temporal_cfg.type == 'Conv3T'
+    for part in ('train', 'val', 'test'):
+        dataset = config[f'{part}_dataloader'].dataset
+        lines = Path(dataset.ann_file).read_text().split('\n')[:-1]
+        assert lines and all((Path(dataset.data_prefix.video) / line.split()[0]).is_file() for line in lines)
 
 
 def test_missing_folder_and_delimiter(tmp_path):

@@ -13,10 +13,13 @@ from mmengine.dataset import Compose
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
+from tconv_mmaction.layers import MultiBranchConv3d, switch_to_deploy
+
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p for p in (ROOT / 'configs/recognition').rglob('*.py') if '_base_' not in p.as_posix())
 # (C, T, H, W) of the random clips, small where the network takes any size
-SHAPES = dict(LeNet5=(1, 30, 28, 28), TemporalResNet3d=(3, 8, 32, 32))
+SHAPES = dict(LeNet5=(1, 30, 28, 28), TemporalResNet3d=(3, 8, 32, 32), GoogLeNet3d=(3, 13, 64, 64),
+              R2Plus1d18=(3, 8, 32, 32))
 
 
 @DATASETS.register_module()
@@ -94,6 +97,51 @@ def test_one_step_of_training_and_testing(path, tmp_path):
     scores = torch.stack([sample.pred_score for sample in outputs])
     assert scores.shape == (2, config.model.cls_head.num_classes)
     torch.testing.assert_close(scores.sum(1).cpu(), torch.ones(2), rtol=1e-4, atol=1e-4)  # probabilities
+
+
+@pytest.mark.parametrize('pattern, classes, count', [
+    ('tconv3/resnet18-3t_*_jester-rgb.py', None, 11_222_619), ('tconv3/resnet18-3t_*_ucf101-rgb.py', None, 11_260_581),
+    ('tconv3/resnet18-3d_*_jester-rgb.py', None, 33_217_755), ('tconv3/resnet18-3d_*_ucf101-rgb.py', None, 33_255_717),
+    ('tconv3/googlenet-3t_*_jester-rgb.py', None, 7_419_121), ('tconv3/googlenet-3t_*_ucf101-rgb.py', None, 7_646_671),
+    ('tconv3/googlenet-3d_*_jester-rgb.py', None, 14_078_833),
+    ('tconv3/googlenet-3d_*_ucf101-rgb.py', None, 14_306_383),
+    ('tconv3/r2plus1d18_*_jester-rgb.py', None, 31_313_976), ('tconv3/r2plus1d18_*_ucf101-rgb.py', None, 31_351_938),
+    ('temporal_filters/i3d-r50_orig_*_kinetics400-rgb.py', 1000, 48_210_344),
+    ('temporal_filters/i3d-r18_orig_*_sthv2-rgb.py', 1000, 33_679_272),
+    ('temporal_filters/s3d-r50_orig_*_sthv2-rgb.py', 1000, 29_355_816)] + [
+    (f'temporal_filters/i3d-r50_t{row}_*.py', 1000, count) for row, count in {
+        '13333': 48_191_528, '11333': 47_970_344, '11133': 46_790_696, '11113': 39_712_808, '11111': 25_557_032,
+        '31111': 25_575_848, '33111': 25_797_032, '33311': 26_976_680, '33331': 34_054_568, '11335': 62_126_120,
+        '11355': 69_204_008, '11555': 70_383_656, '11135': 60_946_472, '11155': 68_024_360}.items()])
+def test_parameter_counts_of_the_papers(pattern, classes, count):
+    paths = list((ROOT / 'configs/recognition').glob(pattern))
+    assert paths
+    for path in paths:
+        config = Config.fromfile(path)
+        find_pretrained(config.model)
+        if classes:
+            config.model.cls_head.num_classes = classes
+        with torch.device('meta'):
+            model = MODELS.build(config.model)
+        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count, path.stem
+
+
+@pytest.mark.parametrize('pattern, count', [
+    ('i3d-r18_ours_*', 49_880_616), ('i3d-r50_ours_*', 62_126_120), ('s3d-r50_ours_*', 30_872_616)])
+def test_fused_parameter_counts(pattern, count):
+    """A fused multi-branch net is the single-filter net 1-1-3-3-5, whose norms went into the convolutions' biases."""
+    path = next((ROOT / 'configs/recognition/temporal_filters').glob(pattern))
+    config = Config.fromfile(path)
+    find_pretrained(config.model)
+    config.model.cls_head.num_classes = 1000
+    branched = MODELS.build(config.model).eval()
+    norms = sum(len(m.norms) for m in branched.modules() if isinstance(m, MultiBranchConv3d))
+    assert norms > 0
+    fused = switch_to_deploy(branched)
+    weights = sum(p.numel() for name, p in fused.named_parameters())
+    biases = sum(m.bias.numel() for m in fused.modules() if isinstance(m, torch.nn.Conv3d) and m.bias is not None)
+    # the single-filter net has gamma and beta where the fused one has a bias
+    assert weights + biases == count
 
 
 @pytest.fixture(scope='module')

@@ -218,6 +218,12 @@ def test_autocast_makes_the_kernel_in_float32(dtype):
     assert (y.float() - exact).abs().max() < 0.03 * exact.abs().max()
 
 
+def test_meta_device():
+    """Shapes and operation counts without memory."""
+    with torch.device('meta'):
+        assert Conv3T(3, 4, 3, padding=1)(torch.empty(2, 3, 4, 6, 6)).shape == (2, 4, 4, 6, 6)
+
+
 def test_half_precision_layer():
     layer = generic_layer(3, 4, 3).float()
     half = copy.deepcopy(layer).to(torch.bfloat16)

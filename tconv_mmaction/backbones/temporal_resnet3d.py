@@ -29,7 +29,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import SeparableConv3d
+from ..layers import SeparableConv3d, accept_single_filters
 from ..layers.separable_conv3d import TEMPORAL_CFG, complete_conv_cfg
 from .inflation import load_pretrained
 
@@ -181,6 +181,7 @@ class TemporalResNet3d(ResNet3d):
         super().__init__(depth, conv1_kernel=(temporal_kernels[0], 7, 7), inflate_style=inflate_style,
                          with_pool2=with_pool2, zero_init_residual=zero_init_residual, **resnet3d)
         self.inflation_cfg = dict(inflation_cfg or {})
+        accept_single_filters(self)  # multi-branch layers start from a checkpoint of the single-filter net
         self._freeze_stages()
 
     # -- ResNet3d's hooks for building ------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 Ras et al., "Temporal Factorization of 3D Convolutional Kernels" (arXiv:1912.04075) and "Explainable 3D Convolutional
 Neural Networks by Learning Temporal Transformations" (arXiv:2006.15983). The maths is in :mod:`.temporal_transform`.
 """
+import contextlib
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,11 @@ from .registry import register_layer
 from .temporal_transform import affine_matrix, resampling_matrices, temporal_kernel
 
 TEMPORAL_PARAMETERS = ('scale', 'rotate', 'translate_x', 'translate_y')
+
+
+def _without_autocast(device: torch.device):
+    # there is no autocast on the meta device, and asking to turn it off is an error
+    return contextlib.nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
 
 
 @register_layer
@@ -100,7 +107,7 @@ class Conv3T(ConvBase):
 
     def kernel(self) -> Tensor:
         """The 3D kernel ``(O, I/groups, kT, kH, kW)``; computed in float32 or better, also under autocast."""
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with _without_autocast(self.weight.device):
             theta = self.matrices()
             return temporal_kernel(self.weight.squeeze(2).to(theta.dtype), theta).to(self.weight.dtype)
 
@@ -129,7 +136,7 @@ class Conv3T(ConvBase):
         else:
             x, padding = self.pad(x), (0, 0, 0)
         autocast = x.device.type if torch.is_autocast_enabled(x.device.type) else None
-        with torch.autocast(x.device.type, enabled=False):
+        with _without_autocast(x.device):
             theta = self.matrices()
             steps = resampling_matrices(theta, self.kernel_size[1:])
             clips = x if x.dim() == 5 else x[None]

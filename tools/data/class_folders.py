@@ -4,10 +4,14 @@
     videos/wave/b.mp4
     videos/point/c.mp4   ->   train.txt, val.txt, test.txt ("wave/a.mp4 1"), classes.txt (line number = label)
 
+    python tools/data/class_folders.py videos --config work_dirs/mine.py
+    python tools/train.py work_dirs/mine.py
+
 The lists are in mmaction2's VideoDataset form, relative to the folder. Every class is split by the same shares; files
 that are no videos by their ending are named, and a class that cannot fill all the lists is an error, not a gap.
 """
 import argparse
+import os
 import random
 import sys
 from pathlib import Path
@@ -49,6 +53,21 @@ def split_class(name, videos, fractions, rng):
     return parts
 
 
+BASE = Path(__file__).parents[2] / 'configs/recognition/tconv3/resnet18-3t_scratch_1xb8-16x1x1-30e_folder-rgb.py'
+
+
+def config_text(path: Path, base: Path, folder: Path, lists: Path, num_classes: int, delimiter: str) -> str:
+    """A config that is ``base`` with these lists and this number of classes."""
+    lines = [f'_base_ = {os.path.relpath(base.resolve(), path.resolve().parent)!r}', '',
+             f'model = dict(cls_head=dict(num_classes={num_classes}))']
+    for part in ('train', 'val', 'test'):
+        lines.append(f'{part}_dataloader = dict(dataset=dict(\n'
+                     f'    ann_file={str(lists.resolve() / part)!r} + \'.txt\',\n'
+                     f'    data_prefix=dict(video={str(folder.resolve())!r}),\n'
+                     f'    delimiter={delimiter!r}))')
+    return '\n'.join(lines) + '\n'
+
+
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path, help='folder with one sub-folder of videos per class')
@@ -57,6 +76,8 @@ def main(argv=None) -> int:
     parser.add_argument('--test', type=float, default=0.2, help='share of each class for the test (default 0.2)')
     parser.add_argument('--delimiter', default=' ', help='between name and label (default: a blank)')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--config', type=Path, help='also write a config that trains on these lists')
+    parser.add_argument('--base', type=Path, default=BASE, help=f'what that config starts from (default: {BASE.name})')
     args = parser.parse_args(argv)
     if args.val < 0 or args.test < 0 or args.val + args.test >= 1:
         parser.error(f'--val {args.val} and --test {args.test} must be shares that leave something for training.')
@@ -79,12 +100,18 @@ def main(argv=None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     for part, lines in lists.items():
         atomic_write_text(out / f'{part}.txt', ''.join(f'{line}\n' for line in sorted(lines)))
+    if args.config is not None:
+        args.config.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(args.config, config_text(args.config, args.base, args.folder, out, len(classes),
+                                                   args.delimiter))
     atomic_write_text(out / 'classes.txt', ''.join(f'{name}\n' for name in classes))
     for path in left_out:
         if path.name not in {'train.txt', 'val.txt', 'test.txt', 'classes.txt'}:
             print(f'left out (no video by its ending): {path}')
     print(f'{len(classes)} classes: ' + ', '.join(f'{name} ({len(v)})' for name, v in classes.items()))
     print(f'{out}: ' + ', '.join(f'{part}.txt {len(lines)}' for part, lines in lists.items()) + ', classes.txt')
+    if args.config is not None:
+        print(f'train with: python tools/train.py {args.config}')
     return 0
 
 

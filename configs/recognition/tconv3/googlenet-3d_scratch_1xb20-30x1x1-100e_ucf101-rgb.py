@@ -1,0 +1,17 @@
+# GoogLeNet with 3D convolutions on UCF101, from scratch, for which the paper gives no settings. Batch 20 on one GPU.
+_base_ = ['../../_base_/default_runtime.py', '_base_/googlenet.py', '_base_/ucf101.py']
+
+model = dict(
+    backbone=dict(
+        temporal_cfg=dict(type='Conv3d')),
+    cls_head=dict(num_classes=101))
+
+train_dataloader = dict(batch_size=20)
+val_dataloader = dict(batch_size=20)
+test_dataloader = dict(batch_size=20)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=5e-6))
+custom_hooks = [
+    dict(type='CheckInvalidLossHook', interval=20),
+    {{_base_.stop_early}},
+]
+auto_scale_lr = dict(enable=False, base_batch_size=20)

@@ -1,0 +1,18 @@
+# GoogLeNet with 3TConv on UCF101, from scratch. Batch 18 on one GPU.
+_base_ = ['../../_base_/default_runtime.py', '_base_/googlenet.py', '_base_/ucf101.py']
+
+model = dict(
+    backbone=dict(
+        temporal_cfg=dict(type='Conv3T')),
+    cls_head=dict(num_classes=101))
+
+train_dataloader = dict(batch_size=18)
+val_dataloader = dict(batch_size=18)
+test_dataloader = dict(batch_size=18)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=5e-5))
+custom_hooks = [
+    dict(type='CheckInvalidLossHook', interval=20),
+    {{_base_.stop_early}},
+    dict(type='TemporalParamsHook', interval=5),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=18)

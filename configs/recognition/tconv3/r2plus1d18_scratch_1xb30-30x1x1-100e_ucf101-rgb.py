@@ -1,0 +1,15 @@
+# R(2+1)D-18 on UCF101, from scratch, for which the paper gives no settings. Batch 30 on one GPU.
+_base_ = ['../../_base_/default_runtime.py', '_base_/r2plus1d18.py', '_base_/ucf101.py']
+
+model = dict(
+    cls_head=dict(num_classes=101))
+
+train_dataloader = dict(batch_size=30)
+val_dataloader = dict(batch_size=30)
+test_dataloader = dict(batch_size=30)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=5e-6))
+custom_hooks = [
+    dict(type='CheckInvalidLossHook', interval=20),
+    {{_base_.stop_early}},
+]
+auto_scale_lr = dict(enable=False, base_batch_size=30)

@@ -1,0 +1,25 @@
+# ResNet18 with 3TConv on Jester, ImageNet weights. Batch 32 on one GPU.
+_base_ = ['../../_base_/default_runtime.py', '_base_/resnet18.py', '_base_/jester.py']
+
+model = dict(
+    backbone=dict(
+        temporal_cfg=dict(type='Conv3T'),
+        # ImageNet weights: unscaled as the first slice K_1
+        pretrained='https://download.pytorch.org/models/resnet18-f37072fd.pth'),
+    cls_head=dict(
+        num_classes=27,
+        loss_cls=dict(
+            type='ClassWeightedCrossEntropyLoss',
+            ann_file='data/jester/jester_train_list_rawframes.txt',
+            num_classes=27)))
+
+train_dataloader = dict(batch_size=32)
+val_dataloader = dict(batch_size=32)
+test_dataloader = dict(batch_size=32)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=5e-5))
+custom_hooks = [
+    dict(type='CheckInvalidLossHook', interval=20),
+    {{_base_.stop_early}},
+    dict(type='TemporalParamsHook', interval=5),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=32)

@@ -1,0 +1,16 @@
+# 3T-ResNet18 on a folder of your own videos: 16 frames over the whole video, 112x112. With ImageNet weights:
+#   --cfg-options model.backbone.pretrained=PATH_OF_resnet18.pth
+_base_ = ['../../_base_/default_runtime.py', '_base_/resnet18.py', '_base_/folder.py']
+
+model = dict(
+    backbone=dict(temporal_cfg=dict(type='Conv3T')),
+    cls_head=dict(num_classes=2))
+
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=2e-4))
+param_scheduler = [dict(type='CosineAnnealingLR', T_max=30, eta_min=0, by_epoch=True)]
+default_hooks = dict(logger=dict(interval=5))
+custom_hooks = [
+    dict(type='CheckInvalidLossHook', interval=5),
+    dict(type='TemporalParamsHook', interval=5),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=8)
