@@ -149,13 +149,6 @@ def prepare(folder: Path, sequence_file: Path, out: Path, val_subjects=(), allow
     outside = [s for s in val_subjects if s not in TRAIN_SUBJECTS]
     if outside:
         raise ValueError(f'--val-subjects {outside}: validation subjects are taken out of the training subjects 1-16.')
-    found = find_videos(folder)
-    absent = sorted(set(wanted) - set(found))
-    if absent and not allow_deviations:
-        raise FileNotFoundError(
-            f'{len(absent)} of {len(wanted)} videos of {sequence_file.name} are not below {folder}: '
-            f'{", ".join(absent[:8])}{", ..." if len(absent) > 8 else ""}. Nothing was written. Extract all six '
-            'archives, or take what is there with --allow-deviations.')
     sequences = sum(map(len, wanted.values()))
     in_test = sum(len(ranges) for name, ranges in wanted.items() if int(name[6:8]) in TEST_SUBJECTS)
     complete = len(wanted) == PUBLISHED['videos']
@@ -165,6 +158,13 @@ def prepare(folder: Path, sequence_file: Path, out: Path, val_subjects=(), allow
         if complete and not allow_deviations:
             raise ValueError(f'{report[0]}. Nothing was written. Is it the file of the data set as published? '
                              '--allow-deviations takes it as it is.')
+    found = find_videos(folder)
+    absent = sorted(set(wanted) - set(found))
+    if absent and not allow_deviations:
+        raise FileNotFoundError(
+            f'{len(absent)} of {len(wanted)} videos of {sequence_file.name} are not below {folder}: '
+            f'{", ".join(absent[:8])}{", ..." if len(absent) > 8 else ""}. Nothing was written. Extract all six '
+            'archives, or take what is there with --allow-deviations.')
     report += [f'{name}: marked as missing in {sequence_file.name}' for name in missing]
     report += [f'{name}: no file, left out' for name in absent]
     report += [f'{name}: {found[name]} is not in {sequence_file.name}, left out'
