@@ -321,6 +321,15 @@ def test_soft_labels_reach_the_auxiliary_losses(head):
         torch.testing.assert_close(losses[key], factor * want)
 
 
+@pytest.mark.parametrize('loss_cls', [
+    dict(type='CrossEntropyLoss', class_weight=[1.] * 6),
+    dict(type='ClassWeightedCrossEntropyLoss', ann_file='list.txt', num_classes=6)])
+def test_another_number_of_classes_in_the_loss(loss_cls):
+    with pytest.raises(ValueError, match='num_classes=5 in the head, but the weighted loss has 6 classes'):
+        GoogLeNetHead(5, loss_cls=loss_cls)
+    assert GoogLeNetHead(6, loss_cls=loss_cls).num_classes == 6
+
+
 def test_auxiliary_classifiers_are_off_in_validation_and_test():
     model = randomise_norms(MODELS.build(config(num_classes=5, average_clips='prob'))).eval()
     for name in ('aux1', 'aux2'):
@@ -441,6 +450,17 @@ def test_deployed_3t_equals_the_original(tmp_path):
         assert (x - y).abs().max() < 1e-4 * x.abs().max()
     counts = [count_complexity(m.backbone, (1, 3, *SMALL)).conv for m in (fused, MODELS.build(config()))]
     assert counts[0] == counts[1]
+
+    # in ONNX the same, with the input transform inside
+    net = switch_to_deploy(GoogLeNet3d(dict(type='Conv3T'), transform_input=True)).eval()
+    net.load_state_dict(fused.backbone.state_dict())
+    onnxruntime = pytest.importorskip('onnxruntime')
+    torch.onnx.export(net, (clips[0], ), str(tmp_path / 'net.onnx'), dynamo=False, opset_version=17)
+    session = onnxruntime.InferenceSession(str(tmp_path / 'net.onnx'), providers=['CPUExecutionProvider'])
+    exported = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: clips[0].numpy()})[0])
+    with torch.no_grad():
+        want = net(clips[0])
+    assert (exported - want).abs().max() < 1e-4 * want.abs().max()
 
 
 @pytest.mark.parametrize('kwargs, message', [

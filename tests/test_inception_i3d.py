@@ -222,6 +222,19 @@ def test_files_that_do_not_fit(tmp_path):
         InceptionI3d(temporal_strides=(1, 2))
 
 
+def test_onnx(tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    net = InceptionI3d().eval()
+    net.load_state_dict({name: value for name, value in public_i3d().items() if name[0] != 'l'}, strict=False)
+    clips = torch.randn(1, 3, 7, 50, 47)
+    torch.onnx.export(net, (clips, ), str(tmp_path / 'net.onnx'), dynamo=False, opset_version=17)
+    session = onnxruntime.InferenceSession(str(tmp_path / 'net.onnx'), providers=['CPUExecutionProvider'])
+    got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: clips.numpy()})[0])
+    with torch.no_grad():
+        want = net(clips)
+    assert (got - want).abs().max() < 1e-4 * want.abs().max()
+
+
 # -- training ----------------------------------------------------------------------------------------------------------
 
 def test_a_training_step_gives_every_parameter_a_gradient():

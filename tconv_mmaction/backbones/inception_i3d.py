@@ -48,6 +48,7 @@ MIXED = {
 
 def same_padding(size: int, kernel: int, stride: int) -> Tuple[int, int]:
     """Rows before and after that SAME padding adds to ``size`` rows."""
+    size = int(size)  # ONNX's tracer hands a tensor in
     total = max(kernel - (size % stride or stride), 0)
     return total // 2, total - total // 2
 

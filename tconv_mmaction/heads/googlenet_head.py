@@ -77,6 +77,9 @@ class GoogLeNetHead(I3DHead):
         pretrained: torchvision's GoogLeNet file, for the convolutions of the auxiliary classifiers; nothing else of it
             fits. The backbone has its own ``pretrained``.
         loss_cls, init_std, multi_class, label_smooth_eps, topk, average_clips, init_cfg: as for I3DHead.
+
+    Raises:
+        ValueError: if ``loss_cls`` weighs another number of classes.
     """
 
     def __init__(self, num_classes: int, in_channels: int = 1024, aux_channels: Sequence[int] = (512, 528),
@@ -88,6 +91,10 @@ class GoogLeNetHead(I3DHead):
         super().__init__(num_classes, in_channels, loss_cls, dropout_ratio=dropout_ratio, init_std=init_std,
                          multi_class=multi_class, label_smooth_eps=label_smooth_eps, topk=topk,
                          average_clips=average_clips, init_cfg=init_cfg)
+        weights = getattr(self.loss_cls, 'class_weight', None)
+        expected = getattr(self.loss_cls, 'num_classes', num_classes) if weights is None else len(weights)
+        if expected != num_classes:
+            raise ValueError(f'num_classes={num_classes} in the head, but the weighted loss has {expected} classes.')
         self.aux_weight, self.pretrained = aux_weight, pretrained
         self.aux_names = [f'aux{i}' for i in range(1, len(aux_channels) + 1)]
         for name, channels in zip(self.aux_names, aux_channels):
