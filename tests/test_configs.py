@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p for p in (ROOT / 'configs/recognition').rglob('*.py') if '_base_' not in p.as_posix())
 # (C, T, H, W) of the random clips, small where the network takes any size
 SHAPES = dict(LeNet5=(1, 30, 28, 28), TemporalResNet3d=(3, 8, 32, 32), GoogLeNet3d=(3, 13, 64, 64),
-              R2Plus1d18=(3, 8, 32, 32))
+              R2Plus1d18=(3, 8, 32, 32), InceptionI3d=(3, 16, 64, 64), ConvLSTMNet=(3, None, 64, 64))
 
 
 @DATASETS.register_module()
@@ -54,6 +54,10 @@ def reduced(path, work_dir):
     config = Config.fromfile(path)
     find_pretrained(config.model)
     shape = SHAPES[config.model.backbone.type]
+    if config.model.backbone.type == 'ConvLSTMNet':  # its head is built for one size of the frames
+        head = config.model.cls_head
+        head.feature_size = MODELS.build(config.model.backbone).feature_size(*shape[2:])
+        shape = (shape[0], head.clip_len or 8, *shape[2:])
     for name, crops in (('train', 1), ('val', 1), ('test', 2)):
         loader = config[f'{name}_dataloader']
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
