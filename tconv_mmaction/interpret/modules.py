@@ -166,3 +166,38 @@ def choose_target(scores: Tensor, target: Union[int, str, Tensor, List[int]]) ->
     if count and not (0 <= int(index.min()) and int(index.max()) < classes):
         raise ValueError(f'target {index.tolist()} is outside the {classes} classes (0 to {classes - 1}).')
     return index
+
+
+@torch.no_grad()
+def last_map_layer(model: nn.Module, forward: Callable[[Tensor], Tensor], clip: Tensor,
+                   under: str = 'backbone') -> str:
+    """The layer to look at when none is named: the last one under ``backbone`` with maps of more than one pixel.
+
+    Of layers that end together (a block, its last convolution) the outermost counts; layers that run more than once in
+    a forward pass do not.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    finished: List[Tuple[str, bool]] = []  # every call, in the order of the ends
+
+    def note(name):
+        def hook(_module, _inputs, output):
+            output = output[0] if isinstance(output, (tuple, list)) and output else output
+            is_map = isinstance(output, Tensor) and output.dim() in (4, 5) and output.shape[-2:].numel() > 1
+            finished.append((name, is_map))
+        return hook
+
+    handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules()
+               if name.startswith(f'{under}.')]
+    try:
+        with frozen(model):
+            forward(clip)
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = [name for name, _ in finished]
+    maps = [name for name, is_map in finished if is_map and names.count(name) == 1]
+    if not maps:
+        raise ValueError(f'{type(model).__name__} has no layer under {under!r} with a feature map. Name one: --layer.')
+    return maps[-1]  # a block ends after the layers inside it

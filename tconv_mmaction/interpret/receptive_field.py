@@ -10,6 +10,7 @@ is what arrives at the input.
 from typing import NamedTuple, Optional, Sequence
 
 import torch
+from mmaction.models.recognizers import Recognizer2D
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
@@ -53,6 +54,8 @@ def effective_receptive_field(backbone: nn.Module, shape: Sequence[int] = (3, 32
         raise ValueError(f'shape must be (C, T, H, W) and repeats at least 1, got {shape} and {repeats}.')
     if is_model_wrapper(backbone):
         backbone = backbone.module
+    if isinstance(backbone, Recognizer2D):
+        raise ValueError('a 2D recognizer looks at one frame at a time: its receptive field has no extent in time.')
     backbone = getattr(backbone, 'backbone', backbone)
     reference = next(backbone.parameters(), torch.zeros(()))
     generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,74 @@
+"""Where a layer sees a class, frame by frame: Grad-CAM over time (Maenttaeri et al., ACCV 2020, sec. 3.2, Table 3).
+
+    python tools/analysis/grad_cam.py CONFIG CKPT VIDEO... --out DIR [--layer backbone.layer4]
+    python tools/analysis/grad_cam.py CONFIG CKPT --dataset test --target label --out DIR
+
+Writes, per clip, NAME.png (frames and overlay), NAME.mp4 (side by side) and NAME.npz (the layer's maps as they are);
+for all clips blobs.csv (blob count, size and centre distance) and table_3.csv (their mean and standard deviation).
+"""
+import sys
+
+import clip_tool
+import numpy as np
+import pandas as pd
+import torch
+
+from tconv_mmaction.interpret import RecognizerScores, blob_metrics, grad_cam, normalise_maps, summarize, upsample_maps
+from tconv_mmaction.interpret.clips import class_names
+from tconv_mmaction.interpret.modules import choose_target, find_layer, frozen, last_map_layer
+from tconv_mmaction.interpret.rendering import beside, overlay, strip, write_clip, write_image
+from tconv_mmaction.utils import atomic_open, atomic_write_text
+
+
+def analyse(args) -> int:
+    model, reader = clip_tool.open_model(args)
+    if args.layer is not None:
+        find_layer(model, args.layer)
+    loop = clip_tool.ClipLoop(reader, args)
+    names = class_names(args.classes, model.cls_head.num_classes)
+    score_fn = RecognizerScores(model)
+    rows, blobs = [], []
+
+    def work(name, clip):
+        layer = args.layer or last_map_layer(model, score_fn, clip.inputs)
+        with frozen(model), torch.no_grad():
+            scores = score_fn(clip.inputs)
+        target = int(choose_target(scores, clip_tool.target_of(args.target, clip))[0])
+        maps = grad_cam(model, clip.inputs, target, layer, args.weights)
+        shown = normalise_maps(upsample_maps(maps, clip.frames.shape[:3]))[0].cpu()
+        painted = overlay(clip.frames, shown.numpy())
+        write_image(args.out / f'{name}.png', strip([clip.frames, painted]))
+        write_clip(args.out / f'{name}.{args.format}', beside([clip.frames, painted]), args.fps)
+        with atomic_open(args.out / f'{name}.npz', 'wb') as file:
+            np.savez_compressed(file, maps=maps[0].cpu().numpy(), target=target, layer=layer)
+        found = blob_metrics(shown)
+        blobs.append(found)
+        rows.append(dict(clip=name, layer=layer, target=target, class_name=names[target],
+                         score=float(scores[0, target]), label=clip.label, blob_count=summarize(found.counts).mean,
+                         blob_size=summarize(found.sizes).mean, centre_distance=summarize(found.distances).mean))
+
+    loop(work)
+    if rows:
+        table = pd.DataFrame(rows)
+        atomic_write_text(args.out / 'blobs.csv', table.to_csv(index=False))
+        summary = {title: summarize(np.concatenate([getattr(found, key) for found in blobs])) for title, key in
+                   (('blob count', 'counts'), ('blob size', 'sizes'), ('centre distance', 'distances'))}
+        lines = [f'{key},{value.mean},{value.std},{value.count}' for key, value in summary.items()]
+        atomic_write_text(args.out / 'table_3.csv', '\n'.join(['metric,mean,std,count', *lines]) + '\n')
+        print(table[['clip', 'layer', 'class_name', 'score', 'blob_count']].to_string(index=False))
+        for key, value in summary.items():
+            print(f'{key}: {value}')
+        print(f'written to {args.out}')
+    return loop.exit_code()
+
+
+def main(argv=None) -> int:
+    parser = clip_tool.clip_parser(__doc__)
+    parser.add_argument('--layer', help="dotted name (default: the backbone's last layer with maps)")
+    parser.add_argument('--weights', choices=('frame', 'clip'), default='frame',
+                        help='weights per time step (eq. 2, default) or averaged over the clip')
+    return clip_tool.run(analyse, parser, argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

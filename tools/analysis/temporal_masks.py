@@ -1,0 +1,114 @@
+"""Which frames a recognizer needs: temporal masks of clips (Maenttaeri et al., ACCV 2020, sec. 3.1).
+
+    python tools/analysis/temporal_masks.py CONFIG CKPT VIDEO... --out DIR
+    python tools/analysis/temporal_masks.py CONFIG CKPT --dataset test --limit 20 --out DIR
+
+Writes, per clip, NAME.png (frames, frozen frames, mask, scores, loss) and NAME.mp4 (the clip beside its frozen self,
+with the mask as a timeline); for all clips masks.csv (OS, FS, RS, runs, length), masks.npz (masks and loss curves) and
+table_4.csv (mask length, drop ratio, drop difference: mean and standard deviation).
+"""
+import sys
+
+import clip_tool
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from tconv_mmaction.interpret import (
+    RecognizerScores,
+    drop_difference,
+    drop_ratio,
+    find_temporal_mask,
+    mask_length,
+    save_figure,
+    summarize,
+)
+from tconv_mmaction.interpret.clips import class_names
+from tconv_mmaction.interpret.rendering import beside, strip, with_timeline, write_clip
+from tconv_mmaction.interpret.temporal_mask import TemporalMask, freeze_frames
+from tconv_mmaction.utils import atomic_open, atomic_write_text
+
+
+def frozen_frames(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The pictures as the mask freezes them."""
+    clip = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float()
+    result = freeze_frames(clip, torch.from_numpy(mask)[None])
+    return result[0].permute(1, 2, 3, 0).round().byte().numpy()
+
+
+def draw(clip, frozen: np.ndarray, found: TemporalMask, title: str) -> Figure:
+    mask, frames = found.mask[0].cpu().numpy(), found.mask.size(1)
+    figure = Figure(figsize=(max(8, 0.9 * frames), 6), layout='constrained')
+    axes = figure.subplot_mosaic([['pictures'] * 2, ['bars'] * 2, ['scores', 'loss']], height_ratios=(2.2, 1, 1.6))
+    pictures, bars, left, right = (axes[name] for name in ('pictures', 'bars', 'scores', 'loss'))
+    pictures.imshow(strip([clip.frames, frozen]))
+    pictures.set_axis_off()
+    pictures.set_title(f'{title}: the clip, and frozen by the mask', fontsize=9)
+    bars.bar(range(frames), mask, color=['tab:orange' if any(a <= t < b for a, b in found.runs[0]) else '0.7'
+                                         for t in range(frames)], width=1, edgecolor='white')
+    bars.set(xlim=(-0.5, frames - 0.5), ylim=(0, 1), xlabel='frame of the clip', ylabel='mask')
+    scores = [('OS, original', found.original), ('FS, frozen', found.freeze), ('RS, reversed', found.reverse)]
+    drawn = left.barh(range(3), [float(value) for _, value in scores], tick_label=[name for name, _ in scores])
+    left.invert_yaxis()
+    left.bar_label(drawn, fmt='%.3f', padding=2, fontsize=8)
+    left.set(xlim=(0, 1.15), xlabel='class score')
+    right.plot(found.losses[0].cpu().numpy())
+    right.set(xlabel='iteration', ylabel='loss (eq. 1)')
+    return figure
+
+
+def analyse(args) -> int:
+    model, reader = clip_tool.open_model(args)
+    loop = clip_tool.ClipLoop(reader, args)
+    names = class_names(args.classes, model.cls_head.num_classes)
+    score_fn = RecognizerScores(model)
+    rows, masks, losses = [], {}, {}
+
+    def work(name, clip):
+        found = find_temporal_mask(score_fn, clip.inputs, clip_tool.target_of(args.target, clip), lambda1=args.lambda1,
+                                   lambda2=args.lambda2, iterations=args.iterations, threshold=args.threshold,
+                                   chunk_size=args.chunk_size)
+        mask, target = found.mask[0].cpu().numpy(), int(found.target[0])
+        frozen = frozen_frames(clip.frames, mask)
+        save_figure(draw(clip, frozen, found, f'{clip.name}, {names[target]}'), args.out / f'{name}.png')
+        film = with_timeline(beside([clip.frames, frozen]), mask)
+        write_clip(args.out / f'{name}.{args.format}', film, args.fps)
+        masks[name], losses[name] = mask, found.losses[0].cpu().numpy()
+        rows.append(dict(
+            clip=name, target=target, class_name=names[target], label=clip.label, original=float(found.original[0]),
+            freeze=float(found.freeze[0]), reverse=float(found.reverse[0]),
+            length=int(mask_length(mask[None], args.threshold)[0]), frames=len(mask),
+            runs=' '.join(f'{start}-{stop - 1}' for start, stop in found.runs[0]), iterations=int(found.iterations[0])))
+
+    loop(work)
+    if rows:
+        table = pd.DataFrame(rows)
+        atomic_write_text(args.out / 'masks.csv', table.to_csv(index=False))
+        with atomic_open(args.out / 'masks.npz', 'wb') as file:
+            np.savez_compressed(file, **{f'mask/{key}': value for key, value in masks.items()},
+                                **{f'loss/{key}': value for key, value in losses.items()})
+        scores = table['original'], table['freeze'], table['reverse']
+        summary = {'mask length': summarize(table['length']), 'drop ratio': summarize(drop_ratio(*scores).values),
+                   'drop difference': summarize(drop_difference(*scores))}
+        lines = [f'{key},{value.mean},{value.std},{value.count}' for key, value in summary.items()]
+        atomic_write_text(args.out / 'table_4.csv', '\n'.join(['metric,mean,std,clips', *lines]) + '\n')
+        print(table[['clip', 'class_name', 'original', 'freeze', 'reverse', 'length', 'runs']].to_string(index=False))
+        for key, value in summary.items():
+            print(f'{key}: {value}')
+        print(f'written to {args.out}')
+    return loop.exit_code()
+
+
+def main(argv=None) -> int:
+    parser = clip_tool.clip_parser(__doc__)
+    parser.add_argument('--lambda1', type=float, default=0.01, help='weight of the length (default 0.01)')
+    parser.add_argument('--lambda2', type=float, default=0.02, help='weight of the total variation (default 0.02)')
+    parser.add_argument('--iterations', type=int, default=300, help='at most so many (default 300)')
+    parser.add_argument('--threshold', type=float, default=0.1, help='from here a frame is in the mask (default 0.1)')
+    parser.add_argument('--chunk-size', type=int, default=8, help='clips per forward pass; bounds memory (default 8)')
+    return clip_tool.run(analyse, parser, argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
