@@ -21,11 +21,12 @@ $(VENV)/.installed: setup.py constraints.txt
 	touch $@
 
 demo: env
-	$(PY) tools/train.py $(CONFIG) --work-dir $(DEMO)
-	$(PY) tools/test.py $(CONFIG) $$(ls -t $(DEMO)/best_*.pth | head -n 1) --work-dir $(DEMO)
+	$(PY) tools/train.py $(CONFIG) --work-dir $(DEMO) --cfg-options train_cfg.max_epochs=8
+	$(PY) tools/test.py $(CONFIG) $$(ls -t $(DEMO)/best_*.pth | head -n 1) --work-dir $(DEMO)/test
 	$(PY) tools/analysis/temporal_params.py $(CONFIG) $$(ls -t $(DEMO)/best_*.pth | head -n 1) --out-dir $(DEMO)/motion
 	@echo
-	@echo "The accuracy is printed above as acc/top1. What the network learned about motion: $(DEMO)/motion"
+	@echo "Test accuracy: $$(grep -ho 'acc/top1: [0-9.]*' $$(ls -t $(DEMO)/test/*/*.log | head -n 1) | tail -n 1)"
+	@echo "What the network learned about motion, as a table and two figures: $(DEMO)/motion"
 	@ls $(DEMO)/motion
 
 test: env
