@@ -1,11 +1,15 @@
 """KTH preparation on generated AVIs with the names and the sequence file of the data set."""
+import copy
 import sys
 
 import cv2
 import decord
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
+from mmengine.config import Config
+from mmengine.runner import Runner
 
 sys.path.insert(0, str(ROOT / 'tools/data/kth'))
 import prepare as kth  # noqa: E402
@@ -174,3 +178,44 @@ def test_other_errors(folder, tmp_path, capsys):
     (folder / '00sequences.txt').write_text(LINES.split('person17')[0])
     assert kth.main([str(folder), str(tmp_path / 'kth')]) == 2
     assert 'no sequence for test' in capsys.readouterr().err and not list((tmp_path / 'kth').glob('*.txt'))
+
+
+@pytest.mark.parametrize('name', ['clstm_scratch_1xb16-u32-100e_kth-rgb', 'i3d_scratch_1xb16-u32-100e_kth-rgb'])
+def test_the_kth_configs_train_test_and_test_reversed_on_the_lists(name, folder, tmp_path):
+    out = tmp_path / 'kth'
+    assert kth.main([str(folder), str(out)]) == 0
+    config = Config.fromfile(ROOT / f'configs/recognition/clstm/{name}.py')
+    for split in ('train', 'val', 'test'):
+        loader = config[f'{split}_dataloader']
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        loader.dataset.ann_file = str(out / ('train.txt' if split == 'train' else 'test.txt'))
+        loader.dataset.data_prefix.video = str(out)
+    if name.startswith('i3d'):  # smaller clips, for speed
+        for loader in (config.train_dataloader, config.test_dataloader, config.val_dataloader):
+            loader.dataset.pipeline[1].clip_len = 8
+            next(t for t in loader.dataset.pipeline if t.type == 'Resize').scale = (48, 40)
+    else:
+        config.model.backbone.hidden_channels = config.model.cls_head.in_channels = 4
+    config.model.cls_head.average_clips = 'score'  # probabilities of so young a network may be all 0 and 1
+    config.train_cfg.max_epochs = 1
+    config.update(work_dir=str(tmp_path / 'work'), launcher='none')
+    config.default_hooks.checkpoint.update(interval=-1, save_last=False, max_keep_ckpts=-1)
+    runner = Runner.from_cfg(config)
+    before = {n: p.detach().clone() for n, p in runner.model.named_parameters()}
+    runner.train()
+    assert all(not torch.equal(before[n], p) for n, p in runner.model.named_parameters()), 'a parameter did not train'
+    best = list((tmp_path / 'work').glob('best_f1_mean_epoch_*.pth'))
+    assert len(best) == 1  # the hooks watch the F1
+
+    def predictions(**pipeline_2):
+        loader = copy.deepcopy(config.test_dataloader)
+        loader.dataset.pipeline[2].update(pipeline_2)
+        scores, runner._test_dataloader, runner._test_loop = [], loader, dict(config.test_cfg)
+        handle = runner.model.register_forward_hook(lambda m, a, samples: scores.extend(s.pred_score for s in samples))
+        metrics = runner.test()
+        handle.remove()
+        assert {'f1/mean', 'f1/top1', 'f1/top5'} <= set(metrics)
+        return torch.stack(scores)
+
+    forwards, backwards = predictions(), predictions(enabled=True)
+    assert forwards.shape == (3, 6) and (forwards - backwards).abs().max() > 1e-5
