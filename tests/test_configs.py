@@ -192,14 +192,39 @@ def test_configs_are_self_contained():
         assert 'CheckInvalidLossHook' in [hook.type for hook in config.custom_hooks]
 
 
+def kinds():
+    """One config of each kind: backbone and type of its temporal convolutions."""
+    found = {}
+    for path in CONFIGS:
+        backbone = Config.fromfile(path).model.backbone
+        found.setdefault((backbone.type, json.dumps(backbone.get('temporal_cfg'))), path)
+    return list(found.values())
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize('path', CONFIGS[:1], ids=lambda p: p.stem)
-def test_amp_step_on_gpu(path, tmp_path):
+@pytest.mark.parametrize('amp', [False, True])
+@pytest.mark.parametrize('path', kinds(), ids=lambda p: p.stem)
+def test_one_step_on_gpu(path, amp, tmp_path):
     config = reduced(path, tmp_path)
-    config.optim_wrapper.type = 'AmpOptimWrapper'
-    config.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if amp:
+        config.optim_wrapper.type = 'AmpOptimWrapper'
+        config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     runner = Runner.from_cfg(config)
     runner.train()
-    assert all(torch.isfinite(p).all() for p in runner.model.parameters())
-    assert MODELS.get(config.model.backbone.type) is not None
-    runner.test()
+    assert all(torch.isfinite(p).all() and p.is_cuda for p in runner.model.parameters())
+    metrics = runner.test()
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('path', kinds(), ids=lambda p: p.stem)
+def test_cpu_and_gpu_give_the_same_scores(path, tmp_path):
+    config = reduced(path, tmp_path)
+    model = MODELS.build(config.model).double().eval()
+    shape = config.train_dataloader.dataset.shape
+    clips = torch.randn(2, 1, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        on_cpu, on_gpu = model(clips, mode='tensor'), model.cuda()(clips.cuda(), mode='tensor')
+    if isinstance(on_cpu, (tuple, list)):  # GoogLeNet's auxiliary features come with the last
+        on_cpu, on_gpu = on_cpu[-1], on_gpu[-1]
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-7, atol=1e-7)
