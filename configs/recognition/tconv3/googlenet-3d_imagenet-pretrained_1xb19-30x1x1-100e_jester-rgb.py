@@ -7,19 +7,11 @@ model = dict(
         # ImageNet weights: repeated along time, divided by the kernel's depth
         transform_input=True,  # torchvision's weights want pixels in [-1, 1]
         pretrained='https://download.pytorch.org/models/googlenet-1378be20.pth'),
-    cls_head=dict(
-        num_classes=27,
-        loss_cls=dict(
-            type='ClassWeightedCrossEntropyLoss',
-            ann_file='data/jester/jester_train_list_rawframes.txt',
-            num_classes=27)))
+    cls_head={{_base_.head}})
 
 train_dataloader = dict(batch_size=19)
 val_dataloader = dict(batch_size=19)
 test_dataloader = dict(batch_size=19)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=5e-6))
-custom_hooks = [
-    dict(type='CheckInvalidLossHook', interval=20),
-    {{_base_.stop_early}},
-]
+custom_hooks = {{_base_.hooks}}
 auto_scale_lr = dict(enable=False, base_batch_size=19)

@@ -2,14 +2,11 @@
 _base_ = ['../../_base_/default_runtime.py', '_base_/r2plus1d18.py', '_base_/ucf101.py']
 
 model = dict(
-    cls_head=dict(num_classes=101))
+    cls_head={{_base_.head}})
 
 train_dataloader = dict(batch_size=30)
 val_dataloader = dict(batch_size=30)
 test_dataloader = dict(batch_size=30)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=5e-6))
-custom_hooks = [
-    dict(type='CheckInvalidLossHook', interval=20),
-    {{_base_.stop_early}},
-]
+custom_hooks = {{_base_.hooks}}
 auto_scale_lr = dict(enable=False, base_batch_size=30)

@@ -4,15 +4,11 @@ _base_ = ['../../_base_/default_runtime.py', '_base_/resnet18.py', '_base_/ucf10
 model = dict(
     backbone=dict(
         temporal_cfg=dict(type='Conv3T')),
-    cls_head=dict(num_classes=101))
+    cls_head={{_base_.head}})
 
 train_dataloader = dict(batch_size=16)
 val_dataloader = dict(batch_size=16)
 test_dataloader = dict(batch_size=16)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=5e-5))
-custom_hooks = [
-    dict(type='CheckInvalidLossHook', interval=20),
-    {{_base_.stop_early}},
-    dict(type='TemporalParamsHook', interval=5),
-]
+custom_hooks = {{_base_.hooks_3t}}
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -1,5 +1,7 @@
 # UCF101 split 1, 101 actions, 168x224 (HxW). As in the paper, the first half of the test list (1,891 of
 # 3,783 videos, in the order of the list) validates.
+_base_ = 'whole_video.py'
+
 # Appendix C.1: 30 frames that cover the whole video. Longer videos lose frames at equal intervals, of shorter ones the
 # first and the last frame are repeated.
 pipeline = [
@@ -10,36 +12,14 @@ pipeline = [
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
-train_dataloader = dict(
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='VideoDataset',
-        ann_file='data/ucf101/ucf101_train_split_1_videos.txt',
-        data_prefix=dict(video='data/ucf101/videos'), pipeline=pipeline))
+dataset = dict(
+    type='VideoDataset',
+    data_prefix=dict(video='data/ucf101/videos'),
+    pipeline=pipeline)
+train_dataloader = dict(dataset=dict(ann_file='data/ucf101/ucf101_train_split_1_videos.txt', **dataset))
 val_dataloader = dict(
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='VideoDataset',
-        ann_file='data/ucf101/ucf101_val_split_1_videos.txt',
-        data_prefix=dict(video='data/ucf101/videos'),
-        indices=1891, pipeline=pipeline, test_mode=True))
+    dataset=dict(ann_file='data/ucf101/ucf101_val_split_1_videos.txt', test_mode=True, indices=1891, **dataset))
 test_dataloader = dict(
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='VideoDataset',
-        ann_file='data/ucf101/ucf101_val_split_1_videos.txt',
-        data_prefix=dict(video='data/ucf101/videos'), pipeline=pipeline, test_mode=True))
-val_evaluator = dict(type='AccMetric')
-test_evaluator = val_evaluator
+    dataset=dict(ann_file='data/ucf101/ucf101_val_split_1_videos.txt', test_mode=True, **dataset))
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=100, val_interval=5)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-# Appendix C.2: Adam, checked every 5 epochs, stopped when the validation accuracy goes down, the best checkpoint kept.
-stop_early = dict(type='EarlyStoppingHook', monitor='acc/top1', rule='greater', patience=1)
+head = dict(num_classes=101)
