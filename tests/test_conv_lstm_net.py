@@ -137,12 +137,48 @@ def test_a_batch_gives_each_sample_what_it_gets_alone_and_streams_in_chunks():
     whole = net(x)
     for n in range(3):
         torch.testing.assert_close(net(x[n:n + 1])[0], whole[n], **EXACT)
+    assert net(x[:0]).shape == (0, *whole.shape[1:])
     for lengths in ((2, 4), (1,) * 6):
         state, parts = None, []
         for chunk in x.split(lengths, dim=2):
             part, state = net.stream(chunk, state)
             parts.append(part)
         torch.testing.assert_close(torch.cat(parts, dim=2), whole, **EXACT)
+
+
+def test_hooks_of_a_cell_see_and_change_its_sequence():
+    """Grad-CAM and the like read the last cell, a module, by a forward hook."""
+    net, seen = make().eval(), []
+    x = clip(2, 3, 4, 12, 9)
+    plain = net(x)
+    handle = net.cells[-1].register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    torch.testing.assert_close(net(x), plain, **EXACT)
+    handle.remove()
+    assert len(seen) == 1 and seen[0].shape == (2, 4, 4, 6, 4)
+    torch.testing.assert_close(net.pool(net.norm(1)(seen[0][:, :, 2])), plain[:, :, 2], **EXACT)
+    handle = net.cells[-1].register_forward_hook(lambda module, inputs, output: (output[0] * 0, output[1]))
+    assert (net(x) - plain).abs().max() > 0.1
+    handle.remove()
+    gradient, = torch.autograd.grad(net(x).sum(), net.cells[0].weight_hh)
+    net.train()
+    net.norms.eval()  # frozen norms in training take the other road to the same numbers
+    torch.testing.assert_close(net(x), plain, **EXACT)
+    torch.testing.assert_close(torch.autograd.grad(net(x).sum(), net.cells[0].weight_hh)[0], gradient, **EXACT)
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_compiles_into_one_graph_and_runs_under_autocast(training):
+    net = make().train(training)
+    x, reference = clip(2, 3, 3, 12, 9), copy.deepcopy(net)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend='aot_eager')(x), reference(x), **EXACT)
+    for ours, theirs in zip(net.buffers(), reference.buffers()):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+    net = net.float()
+    exact = net(x.float())
+    with torch.autocast('cpu', torch.bfloat16):
+        y = net(x.float())
+    torch.testing.assert_close(y.float(), exact, rtol=0, atol=0.15)
+    assert all(b.dtype in (torch.float32, torch.int64) for b in net.buffers())
 
 
 def test_dropout_acts_before_norm_and_outside_the_recurrence():

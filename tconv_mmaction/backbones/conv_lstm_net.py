@@ -112,16 +112,22 @@ class ConvLSTMNet(BaseModule):
                                  'layers or a smaller stride.')
         return size
 
+    def _finish_clip(self, norm: nn.Module, outputs: Sequence[Tensor]) -> Tensor:
+        """Norm and pool of T steps at once: T times (N, F, H, W) -> (N, F, T, h, w)."""
+        maps = self.pool(norm(torch.cat(outputs)))  # T*N, F, h, w
+        return maps.unflatten(0, (len(outputs), len(outputs[0]))).permute(1, 2, 0, 3, 4)
+
     def _layer(self, layer: int, x: Tensor, state: Optional[State]) -> Tuple[Tensor, State, Statistics]:
         cell, norm = self.cells[layer], self.norm(layer)
-        if not norm.training or self.norm_statistics == 'clip':
-            if norm.training:
-                outputs, state = cell.unroll(x, state, self.dropout)
-                maps = self.pool(norm(torch.stack(outputs).flatten(0, 1))).unflatten(0, (len(outputs), x.shape[0]))
-            else:
-                outputs, state = cell.unroll(x, state, lambda h: self.pool(norm(self.dropout(h))))
-                maps = torch.stack(outputs)
-            return maps.permute(1, 2, 0, 3, 4), state, []
+        if not self.training and not norm.training:
+            h, state = cell(x, state)  # as a module, so that hooks see the sequence: Grad-CAM reads the last cell
+            return self._finish_clip(norm, list(h.unbind(2))), state, []
+        if not norm.training:
+            outputs, state = cell.unroll(x, state, lambda h: self.pool(norm(self.dropout(h))))
+            return torch.stack(outputs).permute(1, 2, 0, 3, 4), state, []
+        if self.norm_statistics == 'clip':
+            outputs, state = cell.unroll(x, state, self.dropout)
+            return self._finish_clip(norm, outputs), state, []
 
         def finish(h: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
             y, mean, var = normalize_step(norm, self.dropout(h))

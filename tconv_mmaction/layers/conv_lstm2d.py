@@ -55,7 +55,7 @@ class ConvLSTM2d(nn.Module):
             2015); the default 0 is what the paper's network has.
         checkpoint_steps: in training, keep the activations of only this many steps at a time and compute them again
             in the backward pass (:mod:`torch.utils.checkpoint`); what stays is h and c at every so many steps, and
-            the output. The numbers are the same. None keeps all.
+            the output, so about sqrt(T) takes the least memory. The numbers are the same. None keeps all.
 
     Raises:
         ValueError: if a number is out of range, ``kernel_size`` is even, or an input or state has a wrong shape.
