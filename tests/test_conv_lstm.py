@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from conftest import golden
 from mmaction.registry import MODELS
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tconv_mmaction.layers import ConvLSTM2d, conv_lstm2d
 
@@ -100,17 +103,24 @@ def test_one_layer_takes_any_size_batch_and_memory_layout():
     assert layer(x[:0])[0].shape == (0, 4, 4, 5, 6)
 
 
-def saved_bytes(run):
-    """Bytes of the distinct tensors that autograd keeps for the backward pass."""
-    storages = {}
+class Allocated(TorchDispatchMode):
+    """Remembers every buffer that operators make, without keeping it alive."""
 
-    def pack(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = tensor  # kept, so that no address is used twice
-        return tensor
+    def __init__(self):
+        super().__init__()
+        self.buffers = {}
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    return sum(t.untyped_storage().nbytes() for t in storages.values())
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.buffers[storage.data_ptr()] = StorageWeakRef(storage), storage.nbytes()
+        return result
+
+    def alive(self):
+        """Bytes of those that something still holds."""
+        return sum(size for reference, size in self.buffers.values() if not reference.expired())
 
 
 @pytest.mark.parametrize('steps', [1, 3, 7, 20])
@@ -128,16 +138,16 @@ def test_checkpointing_changes_memory_and_no_number(steps):
 
 
 def test_checkpointing_keeps_states_at_the_borders_only():
-    x = clip(1, 3, 16, 20, 20)
-    layer = make(hidden=8)
-    keep_all = saved_bytes(lambda: layer(x))
-    layer.checkpoint_steps = 4
-    checkpointed = saved_bytes(lambda: layer(x))
+    x, kept = clip(1, 3, 16, 20, 20), {}
+    for steps in (None, 4):
+        layer = make(hidden=8, checkpoint_steps=steps)
+        with Allocated() as memory:
+            y, _ = layer(x)
+        kept[steps] = memory.alive() - x.untyped_storage().nbytes()
+        y.sum().backward()  # what was kept was needed until here
     maps = 8 * 10 * 10 * 8  # bytes of one h
-    weights = sum(p.numel() for p in layer.parameters()) * 8
-    # the clip, the weights, and h and c at the 3 inner borders; the outputs belong to the caller
-    assert checkpointed <= x.numel() * 8 + weights + 3 * 2 * maps
-    assert keep_all > 16 * 6 * maps  # four gates, c and tanh(c), at least
+    assert kept[4] <= (16 + 4 * 2) * maps  # the output, and h and c at the borders of four segments
+    assert kept[None] >= 16 * (1 + 6) * maps  # the output, and four gates, c and tanh(c) of every step
 
 
 def test_forget_bias_and_initialisation():
