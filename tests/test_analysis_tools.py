@@ -205,6 +205,12 @@ def test_saliency(project, tool, tmp_path):
     assert tool('saliency', project / 'two.py', project / 'two.pth', project / 'a.mp4', '--out', tmp_path / 'two') == 0
 
 
+def test_a_clip_of_one_frame_is_named(project, tool, tmp_path, capsys):
+    code = tool('temporal_masks', project / 'two.py', project / 'two.pth', project / 'a.mp4', '--out', tmp_path,
+                '--cfg-options', 'test_pipeline.1.num_clips=1')
+    assert code == 2 and 'T = 1 frame(s); this needs at least 2' in capsys.readouterr().err
+
+
 def test_temporal_filters(project, tool, tmp_path, capsys):
     assert tool('temporal_filters', project / 'three.py', project / 'three.pth', '--out', tmp_path) == 0
     table = pd.read_csv(tmp_path / 'energy.csv').set_index('layer')

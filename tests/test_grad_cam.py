@@ -8,6 +8,7 @@ from mmaction.registry import MODELS
 from torch import nn
 
 from tconv_mmaction.interpret import find_layer, grad_cam, normalise_maps, upsample_maps
+from tconv_mmaction.layers import ConvLSTM2d
 
 
 class Net(nn.Module):
@@ -157,6 +158,28 @@ def test_the_first_tensor_of_a_tuple():
     # d score / d y = fc.weight * 2 y / (T H W)
     gradient = net.fc.weight[1].detach()[None, :, None, None, None] * 2 * y / 80
     torch.testing.assert_close(grad_cam(net, clip, 1, 'cell'), (gradient.mean((3, 4), keepdim=True) * y).sum(1))
+
+
+def test_conv_lstm_sequence():
+    """A real C-LSTM layer: its sequence is (N, F, T, H, W), the gradients go through time by BPTT."""
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.second, self.fc = ConvLSTM2d(3, 4, 3), ConvLSTM2d(4, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, clip):
+            y, _ = self.second(self.cell(clip)[0])
+            return self.fc(y[:, :, -1].mean((2, 3)))
+
+    net, clip = Net().double(), torch.randn(2, 3, 5, 6, 6, dtype=torch.float64)
+    y = net.cell(clip)[0].detach().requires_grad_()
+    score = net.fc(net.second(y)[0][:, :, -1].mean((2, 3)))[:, 1].sum()
+    gradient, = torch.autograd.grad(score, y)
+    expected = (gradient.mean((3, 4), keepdim=True) * y.detach()).sum(1)
+    torch.testing.assert_close(grad_cam(net, clip, 1, 'cell'), expected)
+    assert (expected.abs().amax((2, 3)) > 0).all()  # every step speaks for the class, though only the last is read
+    last = grad_cam(net, clip, 1, 'second')
+    assert last[:, :-1].abs().max() == 0 < last[:, -1].abs().max()
 
 
 def test_recognizers_of_mmaction2():

@@ -12,7 +12,7 @@ from tconv_mmaction.interpret import (
     temporal_kernels,
 )
 from tconv_mmaction.interpret.temporal_filters import centre_filter, density, energy_shares
-from tconv_mmaction.layers import Conv3T, SeparableConv3d
+from tconv_mmaction.layers import Conv3T, MultiBranchConv3d, SeparableConv3d
 
 EXACT = dict(rtol=1e-10, atol=1e-10)
 
@@ -107,6 +107,17 @@ def test_kernels_of_a_model_and_its_table():
     assert any(name.startswith('3.') and k.shape[2:] == (3, 1, 1) for name, k in kernels.items())
     torch.testing.assert_close(kernels['1'], net[1].kernel().detach())
     assert isinstance(net[1], Conv3T) and net.training  # untouched
+    multi = nn.Sequential(MultiBranchConv3d(3, 2, (5, 3, 3), padding=(2, 1, 1)))
+    for module in multi.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.running_var.uniform_(0.5, 2)
+            nn.init.normal_(module.weight)
+    fused, = temporal_kernels(multi).values()
+    impulse = torch.zeros(1, 3, 9, 7, 7)
+    impulse[0, 1, 4, 3, 3] = 1
+    multi.eval()
+    answer = (multi(impulse) - multi(torch.zeros_like(impulse)))[0, :, 2:7, 2:5, 2:5]  # the kernel, mirrored
+    torch.testing.assert_close(fused[:, 1], answer.flip(1, 2, 3).detach(), rtol=1e-4, atol=1e-5)
     table = energy_table(kernels)
     assert table.loc['0', 'filters'] == 2 and table.loc['1', 't'] == 3
     torch.testing.assert_close(table.loc['1', 'average'], energy_shares(net[1].kernel())['average'])

@@ -271,3 +271,17 @@ def test_mistakes_are_named():
         RecognizerScores(nn.Linear(2, 2))
     empty = find_temporal_mask(lambda x: x.mean((2, 3, 4)), clip[:0])
     assert empty.mask.shape == (0, 6) and empty.runs == []
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu():
+    for arrays in GOLDEN.values():
+        clip, mask = (torch.from_numpy(arrays[key])[None].cuda() for key in ('clip', 'soft'))
+        torch.testing.assert_close(freeze_frames(clip, mask)[0].cpu(), torch.from_numpy(arrays['freeze_soft']), **EXACT)
+        expected = torch.from_numpy(arrays['reverse_soft'])
+        torch.testing.assert_close(reverse_frames(clip, mask)[0].cpu(), expected, **EXACT)
+    net, clip = TinyNet().double(), torch.randn(3, 3, 8, 6, 6, dtype=torch.float64)
+    on_cpu = find_temporal_mask(net, clip, chunk_size=2)
+    on_cuda = find_temporal_mask(net.cuda(), clip.cuda(), chunk_size=2)
+    torch.testing.assert_close(on_cuda.mask.cpu(), on_cpu.mask, rtol=0, atol=1e-5)
+    assert on_cuda.runs == on_cpu.runs and on_cuda.mask.is_cuda
