@@ -293,3 +293,32 @@ def test_head_errors_name_clip_len_and_size():
         head.step_scores(torch.rand(1, 32, 7, 10), 32)
     with pytest.raises(ValueError, match='feature_size must be'):
         SequenceHead(6, 32, (0, 10), clip_len=8)
+
+
+@pytest.mark.parametrize('norm_statistics', ['step', 'clip'])
+def test_it_learns_the_direction_of_motion(norm_statistics):
+    """Right against left, from clips whose single frames say nothing; played backwards, every answer flips."""
+    def clips(count):
+        labels = torch.arange(count) % 2
+        x = torch.rand(count, 1, 6, 16, 16) * 0.2
+        for n, label in enumerate(labels):
+            row, start = torch.randint(0, 12, (2, ))
+            for t in range(6):
+                column = (start + (2 * t if label else -2 * t)) % 13
+                x[n, 0, t, row:row + 4, column:column + 4] += 1
+        return x, labels
+
+    net = ConvLSTMNet(2, 8, 3, 1, in_channels=1, norm_statistics=norm_statistics)
+    head = SequenceHead(2, 8, net.feature_size(16, 16), steps='last')
+    optimizer = torch.optim.Adam([*net.parameters(), *head.parameters()], lr=0.01)
+    for _ in range(60):
+        x, labels = clips(32)
+        loss = nn.functional.cross_entropy(head(net(x)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    net.eval()
+    x, labels = clips(64)
+    with torch.no_grad():
+        forwards, backwards = head(net(x)).argmax(1), head(net(x.flip(2))).argmax(1)
+    assert (forwards == labels).float().mean() > 0.9 and (backwards == labels).float().mean() < 0.1
