@@ -1,0 +1,250 @@
+r"""Which channels of a 3T network drive a class, and how they move.
+
+Ras et al. (arXiv:2006.15983, sec. 3.4 and 4.4) look at the temporal parameters of single filters; here a class chooses
+the filters. With A^k the output of channel k of a ``Conv3T`` layer and F^c the logit of class c,
+
+.. math:: C_k = \sum_{t,i,j} A^k_{tij} \frac{\partial F^c}{\partial A^k_{tij}}
+
+is, to first order, what the logit loses if the channel is set to zero: gradient x activation. Averaged over clips it
+ranks the channels of a layer; the temporal parameters of the first ones say what motion they follow. ``share`` is C_k
+divided by the sum of \|C\| over the layer's channels, so that layers can be compared.
+
+The output is that of the layer's ``ConvModule``, after normalisation and activation, where it has one (all our networks
+but LeNet-5); else the convolution's own. A ReLU after it changes nothing: where it is 0, so is the gradient.
+"""
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from .adapters import as_score_function
+from .modules import check_clip, choose_target, close_names, frozen
+from .temporal_figures import END, LINE, START, Trajectory, filter_trajectory
+from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters, unwrap
+
+REST = '#c8c8c8'
+COLOURS = ('#2f6db3', '#e6781e', '#3a9a5b', '#8a4fa3', '#b03a48')  # of the channels of a layer
+
+
+def analysed_layers(model: nn.Module, layers: Optional[Sequence[str]] = None) -> List[str]:
+    """The names given, or those of all ``Conv3T`` layers with kT > 1; ValueError for one that is not among these."""
+    moving = require_temporal_layers(model)
+    names = list(moving if layers is None else layers)
+    wrong = [name for name in names if name not in moving]
+    if wrong:
+        close = close_names(moving, wrong[0]) or moving[:6]
+        raise ValueError(f'{wrong[0]!r} is no Conv3T layer with kT > 1 of this model. Close to it: {", ".join(close)}')
+    return names
+
+
+def channel_contributions(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, List[int]] = 'prediction',
+                          layers: Optional[Sequence[str]] = None) -> Dict[str, Tensor]:
+    """Gradient x activation of every channel of the 3T layers, in one forward and one backward pass.
+
+    Args:
+        model: (N, C, T, H, W) -> logits (N, K), or a recognizer of mmaction2.
+        clip: (N, C, T, H, W).
+        target: a class for all clips, one for each, or 'prediction'.
+        layers: names of ``Conv3T`` layers; by default all with kT > 1.
+
+    Returns:
+        ``{layer name: (N, O)}``, in the model's order, on the clip's device.
+
+    Raises:
+        ValueError: if the model has no 3T layer with kT > 1, or a name is of none of them.
+        RuntimeError: if the forward pass does not run a layer, or runs it more than once.
+    """
+    check_clip(clip)
+    model = unwrap(model)
+    names = analysed_layers(model, layers)
+    around = {id(module.conv): module for module in model.modules() if isinstance(module, ConvModule)}
+    modules = {name: around.get(id(layer), layer) for name, layer in temporal_layers(model).items()}
+    score_fn = as_score_function(model, 'logits')
+    caught: Dict[str, List[Tensor]] = {name: [] for name in names}
+
+    def keep(name):
+        def hook(_module, _inputs, output):
+            caught[name].append(output)
+            return output.clone()  # an in-place activation after the layer leaves its output alone
+        return hook
+
+    with frozen(model), torch.enable_grad():
+        handles = [modules[name].register_forward_hook(keep(name)) for name in names]
+        try:
+            scores = score_fn(clip.detach().clone().requires_grad_())  # parameters are frozen: the graph starts here
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, outputs in caught.items():
+            if len(outputs) != 1:
+                raise RuntimeError(f'layer {name!r} ran {len(outputs)} times in the forward pass, not once; leave it '
+                                   'out of layers.')
+        outputs = [caught[name][0] for name in names]
+        score = scores.gather(1, choose_target(scores, target)[:, None]).sum()
+        gradients = torch.autograd.grad(score, outputs, allow_unused=True)
+    return {name: (torch.zeros_like(output) if gradient is None else output.detach() * gradient).sum((2, 3, 4))
+            for name, output, gradient in zip(names, outputs, gradients)}
+
+
+class ClassChannels(NamedTuple):
+    """One class over its clips."""
+    clips: int
+    mean: Dict[str, np.ndarray]  # layer -> (O,) mean contribution to the logit
+    std: Dict[str, np.ndarray]  # layer -> (O,) its standard deviation over clips (divisor n)
+
+    def share(self, layer: str) -> np.ndarray:
+        """(O,) contributions divided by the sum of their absolute values; 0 for a layer without any."""
+        total = np.abs(self.mean[layer]).sum()
+        return self.mean[layer] / total if total > 0 else np.zeros_like(self.mean[layer])
+
+    def ranked(self, layer: str) -> np.ndarray:
+        """The layer's channels, the one that speaks most for the class first; of equals the lower number."""
+        return np.argsort(-self.mean[layer], kind='stable')
+
+
+def summarize_contributions(contributions: Sequence[Dict[str, Tensor]]) -> ClassChannels:
+    """Mean and deviation over the clips of one class.
+
+    Args:
+        contributions: results of :func:`channel_contributions` with the same layers, of one or more clips each.
+    """
+    if not contributions:
+        raise ValueError('no contributions of any clip are given.')
+    stacked = {name: torch.cat([part[name].detach().cpu().double() for part in contributions]).numpy()
+               for name in contributions[0]}
+    return ClassChannels(len(next(iter(stacked.values()))), {name: v.mean(0) for name, v in stacked.items()},
+                         {name: v.std(0) for name, v in stacked.items()})
+
+
+def _trajectory(parameters, sizes, layer: str, channel: int) -> Optional[Trajectory]:
+    try:
+        return filter_trajectory(parameters[layer], channel, sizes[layer])
+    except ValueError:  # a scale of 0: there is no content to follow
+        return None
+
+
+def channel_table(model: nn.Module, classes: Dict[str, ClassChannels], top: Optional[int] = None) -> pd.DataFrame:
+    """One row per class, layer and channel: rank, contribution, and the motion over the whole kernel.
+
+    zoom (the content's, 1 is none), clockwise (degrees), right and down (pixels of the kernel) are those of the last
+    slice relative to the first; empty for a filter with a scale of 0.
+
+    Args:
+        top: only the first so many of each layer.
+    """
+    parameters, sizes = temporal_parameters(model), kernel_sizes(unwrap(model))
+    rows = []
+    for title, found in classes.items():
+        for layer in found.mean:
+            for rank, channel in enumerate(found.ranked(layer)[:top], 1):
+                path = _trajectory(parameters, sizes, layer, int(channel))
+                motion = {} if path is None else dict(zoom=path.zoom[-1], clockwise=path.clockwise[-1],
+                                                      right=path.path[-1, 0], down=path.path[-1, 1])
+                rows.append({'class': title, 'clips': found.clips, 'layer': layer, 'rank': rank,
+                             'channel': int(channel), 'contribution': found.mean[layer][channel],
+                             'std': found.std[layer][channel], 'share': found.share(layer)[channel], **motion})
+    return pd.DataFrame(rows)
+
+
+def choose_layers(found: ClassChannels, count: int) -> List[str]:
+    """The layers to draw, in the model's order: those with the largest share on a single channel."""
+    if count < 1:
+        raise ValueError(f'at least 1 layer must be drawn, got {count}.')
+    by_share = sorted(found.mean, key=lambda layer: -found.share(layer).max())[:count]
+    return [layer for layer in found.mean if layer in by_share]
+
+
+def check_top(top: int) -> None:
+    """ValueError unless so many channels of a layer can be told apart by colour."""
+    if not 1 <= top <= len(COLOURS):
+        raise ValueError(f'top must be 1 to {len(COLOURS)} channels per layer, got {top}.')
+
+
+def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top: int = 3,
+                        layers: Union[int, Sequence[str]] = 6) -> Figure:
+    """One figure of a class: per layer the contributions of all channels, and how the first ones move.
+
+    From left to right: the share of every channel, ranked, for the class (above 0) and against it; zoom and rotation
+    of the first ``top`` channels over the slices of their kernels; their paths in pixels of the kernel.
+
+    Args:
+        model: where the temporal parameters are.
+        found: of :func:`summarize_contributions`.
+        title: the class.
+        top: channels per layer to follow, at most five.
+        layers: names, or how many of :func:`choose_layers`.
+
+    Raises:
+        ValueError: for a layer that was not analysed, or a top outside 1 to 5.
+    """
+    check_top(top)
+    layers = choose_layers(found, layers) if isinstance(layers, int) else list(layers)
+    missing = [layer for layer in layers if layer not in found.mean]
+    if missing or not layers:
+        raise ValueError(f'layer(s) {missing} were not analysed; these were: {list(found.mean)}.')
+    parameters, sizes = temporal_parameters(model), kernel_sizes(unwrap(model))
+    chosen = {layer: [int(k) for k in found.ranked(layer)[:top]] for layer in layers}
+    paths = {(layer, k): _trajectory(parameters, sizes, layer, k) for layer in layers for k in chosen[layer]}
+    followed = [path for path in paths.values() if path is not None]
+    zooms = np.concatenate([path.zoom for path in followed] or [[1.]])
+    angles = np.concatenate([path.clockwise for path in followed] or [[0.]])
+    reach = 1.15 * max([float(np.abs(path.path).max()) for path in followed] + [0.]) or 0.01
+    zoom = max(0.01, 1.1 * float(np.abs(zooms - 1).max()))
+    angle = max(0.1, 1.1 * float(np.abs(angles).max()))
+
+    figure = Figure(figsize=(12, 0.8 + 2.1 * len(layers)), layout='constrained')
+    grid = figure.subplots(len(layers), 4, squeeze=False, width_ratios=(1.7, 1.1, 1.1, 1))
+    for row, layer in zip(grid, layers):
+        share, order = found.share(layer), found.ranked(layer)
+        colours = [COLOURS[i] if i < top else REST for i in range(len(order))]
+        row[0].bar(range(len(order)), 100 * share[order], color=colours, width=1)
+        row[0].axhline(0, color=LINE, linewidth=0.8)
+        row[0].set(ylabel='share (%)', xlim=(-0.6, len(order) - 0.4))
+        row[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        row[0].set_title(f'{layer or "layer"}', loc='left', fontsize=9)
+        for axes, still, limits in ((row[1], 1, (1 - zoom, 1 + zoom)), (row[2], 0, (-angle, angle))):
+            axes.axhline(still, color=LINE, linewidth=0.8, linestyle=':')
+            axes.set(ylim=limits)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        row[1].set_ylabel('zoom')
+        row[2].set_ylabel('clockwise (degrees)')
+        axes = row[3]
+        axes.axhline(0, color=LINE, linewidth=0.6, linestyle=':')
+        axes.axvline(0, color=LINE, linewidth=0.6, linestyle=':')
+        axes.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect='equal', ylabel='down (px)')  # y as in an image
+        axes.locator_params(nbins=5)
+        for colour, channel in zip(COLOURS, chosen[layer]):
+            path, name = paths[layer, channel], f'channel {channel}'
+            row[0].plot([], [], 's', color=colour, label=name + (' (scale 0)' if path is None else ''))
+            if path is None:
+                continue
+            slices = np.arange(1, len(path.zoom) + 1)
+            row[1].plot(slices, path.zoom, color=colour, marker='o', markersize=3)
+            row[2].plot(slices, path.clockwise, color=colour, marker='o', markersize=3)
+            axes.plot(*path.path.T, color=colour, marker='o', markersize=2.5, linewidth=1.2)
+            axes.plot(*path.path[0], 'o', color=START, markersize=5)
+            axes.plot(*path.path[-1], 'o', color=END, markersize=5)
+        row[0].legend(fontsize=7, frameon=False, loc='upper right')
+    grid[0, 1].set_title('zoom', fontsize=9)
+    grid[0, 2].set_title('rotation', fontsize=9)
+    grid[0, 3].set_title('path: blue start, red end', fontsize=9)
+    grid[-1, 0].set_xlabel('channels, ranked')
+    grid[-1, 1].set_xlabel('slice of the kernel')
+    grid[-1, 2].set_xlabel('slice of the kernel')
+    grid[-1, 3].set_xlabel('right (px)')
+    figure.suptitle(f'What speaks for {title}, and how it moves ({found.clips} clip(s), gradient x activation)',
+                    fontsize=11)
+    return figure
+
+
+def by_class(contributions: Sequence[Tuple[str, Dict[str, Tensor]]]) -> Dict[str, ClassChannels]:
+    """(class, contributions) of clips in any order -> one summary per class, in the order of their first clips."""
+    groups: Dict[str, List[Dict[str, Tensor]]] = {}
+    for title, found in contributions:
+        groups.setdefault(title, []).append(found)
+    return {title: summarize_contributions(found) for title, found in groups.items()}

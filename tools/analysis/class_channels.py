@@ -1,0 +1,80 @@
+"""Which channels of a 3T network drive a class, and what motion they follow (arXiv:2006.15983, sec. 3.4).
+
+    python tools/analysis/class_channels.py CONFIG CKPT VIDEO... --out DIR
+    python tools/analysis/class_channels.py CONFIG CKPT --dataset test --limit 50 --target label --out DIR
+
+Gradient x activation of every channel of the Conv3T layers, averaged over the clips of a class (of --target: the
+predicted class, the label, or one class for all clips). Writes per class NAME.png (ranked contributions and the motion
+of the first channels), for all channels.csv (all channels with rank, contribution and motion) and contributions.npz
+(per class and layer, channels' means and deviations). A clip that cannot be read is reported and skipped.
+"""
+import sys
+
+import clip_tool
+import numpy as np
+import torch
+
+from tconv_mmaction.interpret import RecognizerScores, save_figure
+from tconv_mmaction.interpret.class_channels import (
+    analysed_layers,
+    by_class,
+    channel_contributions,
+    channel_table,
+    check_top,
+    draw_class_channels,
+)
+from tconv_mmaction.interpret.clips import class_names
+from tconv_mmaction.utils import atomic_open, atomic_write_text
+
+
+def analyse(args) -> int:
+    model, reader = clip_tool.open_model(args)
+    loop = clip_tool.ClipLoop(reader, args)
+    names = class_names(args.classes, model.cls_head.num_classes)
+    analysed_layers(model, args.layers)
+    check_top(args.top)
+    logits = RecognizerScores(model, 'logits')
+    found = []
+
+    def work(_name, clip):
+        target = clip_tool.target_of(args.target, clip)
+        if target == 'prediction':
+            with torch.no_grad():
+                target = int(logits(clip.inputs).argmax())
+        contributions = channel_contributions(model, clip.inputs, target, args.layers)
+        found.append((names[target], {layer: values.cpu() for layer, values in contributions.items()}))
+
+    loop(work)
+    classes = by_class(found)
+    # drawn before anything is written: a wrong --top leaves no half of a result behind
+    figures = {title: draw_class_channels(model, channels, title, args.top, args.layers or args.max_layers)
+               for title, channels in classes.items()}
+    taken: set = set()
+    for title, figure in figures.items():
+        save_figure(figure, args.out / f'{clip_tool.unique(title, taken)}.png')
+    if classes:
+        table = channel_table(model, classes)
+        atomic_write_text(args.out / 'channels.csv', table.to_csv(index=False))
+        with atomic_open(args.out / 'contributions.npz', 'wb') as file:
+            np.savez_compressed(file, **{
+                f'{title}/{layer}/{key}': values for title, channels in classes.items()
+                for key in ('mean', 'std') for layer, values in getattr(channels, key).items()})
+        shown = table[table['rank'] <= args.top]
+        print(shown[['class', 'layer', 'rank', 'channel', 'share', 'zoom', 'clockwise', 'right', 'down']]
+              .to_string(index=False, float_format='{:.3f}'.format))
+        print(f'written to {args.out}')
+    return loop.exit_code()
+
+
+def main(argv=None) -> int:
+    parser = clip_tool.clip_parser(__doc__)
+    parser.add_argument('--layers', nargs='+', help='Conv3T layers to analyse and draw (default: analyse all)')
+    parser.add_argument('--max-layers', type=int, default=6, help='without --layers: draw so many, those in which one '
+                        'channel has the largest share (default 6)')
+    parser.add_argument('--top', type=int, default=3, help='channels per layer whose motion is drawn, up to 5 '
+                        '(default 3)')
+    return clip_tool.run(analyse, parser, argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
