@@ -20,10 +20,8 @@ Mean and standard deviation (divisor n) are over all values of a model; Welch's 
 and blobs of one clip are alike, so a test that takes them for independent is too sure of itself: the test over one
 mean per clip stands beside it.
 """
-import contextlib
-import functools
 import warnings
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -64,29 +62,6 @@ class Settings(NamedTuple):
 DEFAULT = Settings()
 
 # -- one model, some clips ---------------------------------------------------------------------------------------------
-
-
-def _unroll_by_call(cell: ConvLSTM2d, x: Tensor, state=None, after=None):
-    if after is None:
-        return ConvLSTM2d.unroll(cell, x, state)
-    y, state = cell(x, state)
-    return [after(h) for h in y.unbind(2)], state
-
-
-@contextlib.contextmanager
-def hookable_cells(model: nn.Module) -> Iterator[None]:
-    """Inside the block a C-LSTM calls its cells as modules, so that hooks see the sequence h that each returns.
-
-    ``ConvLSTMNet`` goes through their ``unroll``, where hooks are not run. The numbers are the same.
-    """
-    cells = [module for module in model.modules() if isinstance(module, ConvLSTM2d)]
-    try:
-        for cell in cells:
-            cell.unroll = functools.partial(_unroll_by_call, cell)
-        yield
-    finally:
-        for cell in cells:
-            cell.__dict__.pop('unroll', None)
 
 
 def comparison_layer(model: nn.Module, clip: Tensor, layer: Optional[str] = None) -> str:
@@ -137,8 +112,7 @@ def measure_clips(model: nn.Module, clips: Tensor, labels: Sequence[Optional[int
     found = find_temporal_mask(score_fn, clips, target, settings.lambda1, settings.lambda2,
                                iterations=settings.iterations, threshold=settings.threshold, chunk_size=len(clips),
                                model=model)
-    with hookable_cells(model):
-        maps = upsample_maps(grad_cam(model, clips, target, layer, settings.weights), clips.shape[2:])
+    maps = upsample_maps(grad_cam(model, clips, target, layer, settings.weights), clips.shape[2:])
     masks = found.mask.cpu().numpy()
     rows = []
     for i, label in enumerate(labels):
