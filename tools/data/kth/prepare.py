@@ -28,9 +28,7 @@ import numpy as np
 from mmengine.utils import ProgressBar
 
 from tconv_mmaction.utils.atomic import atomic_write_text
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from video_mnist import write_video  # noqa: E402  the neighbouring tool, no package
+from tconv_mmaction.utils.lossless_video import write_video
 
 ACTIONS = ('boxing', 'handclapping', 'handwaving', 'jogging', 'running', 'walking')
 TRAIN_SUBJECTS, TEST_SUBJECTS = range(1, 17), range(17, 26)
