@@ -4,6 +4,7 @@
 # Both are plain pip and python lines; the README spells them out.
 PYTHON ?= python3
 VENV   ?= .venv
+JOBS   ?= 2
 PY     := $(VENV)/bin/python
 DEMO   := work_dirs/demo
 CONFIG := configs/recognition/lenet5/lenet5-3t_scratch_1xb20-30x1x1-20e_video-mnist.py
@@ -30,7 +31,7 @@ demo: env
 	@ls $(DEMO)/motion
 
 test: env
-	$(PY) -m pytest -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS)
 
 lint: env
 	$(PY) -m ruff check .

@@ -33,7 +33,7 @@ setup(
     # one over the other breaks both. Who has neither takes the extra `lite`.
     extras_require={
         'lite': ['mmcv-lite>=2.1.0,<2.2.0'],
-        'tests': ['pytest', 'pytest-timeout', 'captum', 'tensorboard', 'onnx', 'onnxruntime', 'ruff'],
+        'tests': ['pytest', 'pytest-timeout', 'pytest-xdist', 'captum', 'tensorboard', 'onnx', 'onnxruntime', 'ruff'],
         'viz': ['captum', 'tensorboard'],
     },
 )
