@@ -283,7 +283,7 @@ def arrays(shape=(1,), code='f8', state=(3, '<', None, None, None, -1, -1, 0), r
     arrays(state=(4, '<', None, None, None, -1, -1, 0, {})), arrays(state=(3, '?', None, None, None, -1, -1, 0)),
     Call(np.float64(1).__reduce__()[0], np.dtype('f8'), b'\0' * 4),
     Call(np.float64(1).__reduce__()[0], 'f8', b'\0' * 8),
-    Call(np.zeros(1).__reduce__()[0], torch.Tensor, (0,), b'b')], ids=lambda call: str(call.state or call.args)[:60])
+    Call(np.zeros(1).__reduce__()[0], torch.Tensor, (0,), b'b')], ids=[str(i) for i in range(22)])
 def test_numpy_content_that_is_not_plain_numbers_is_refused(array, tmp_path):
     with pytest.raises(checkpoints.UnsafeCheckpointError, match='refused'):
         load(write(array, tmp_path / 'evil.pth'))
