@@ -294,6 +294,10 @@ def test_analysis_by_hand():
     assert changed == [5 <= t < 10 for t in range(16)]
     assert (found.label, found.channels, found.notes, found.layer) == (1, [], [], 'backbone.0')
     assert all(5 <= t < 10 or found.mask[t] < 0.7 for t in range(16)) and found.freeze < 0.01
+    model = [ModelInfo('x', 'x.py', 'x.pth', ['dark', 'bright'])]
+    useless = 'this mask says nothing'
+    assert useless not in render_report('t', model, [ClipReport('clip', [found])])
+    assert useless in render_report('t', model, [ClipReport('clip', [found._replace(freeze=found.original)])])
     with pytest.raises(ValueError, match='at least 2'):
         analyse_clip(Brightness(), hand_clip()._replace(inputs=torch.ones(1, 3, 1, 8, 8), frames=np.zeros(
             (1, 8, 8, 3), np.uint8)), target=0)

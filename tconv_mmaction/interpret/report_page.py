@@ -13,6 +13,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
+from .mask_metrics import MIN_DROP
 from .report import LOSSLESS_PIXELS, ChannelReport, ClipAnalysis
 
 TOP_CLASSES = 5
@@ -100,6 +101,8 @@ def _freeze_scores(analysis: ClipAnalysis, classes: Sequence[str]) -> str:
         text = (f'The mask holds {length} of {len(analysis.mask)} frames: {", ".join(map(_frames, analysis.runs))}. '
                 f'Frozen there, the score goes from {analysis.original:.3f} to {analysis.freeze:.3f}; played backwards '
                 f'there, to {analysis.reverse:.3f}.')
+        if analysis.original - analysis.freeze <= MIN_DROP:
+            text += ' Freezing does not lower the score, so this mask says nothing about what the class needs.'
     else:
         text = 'The mask is empty: no short run of frames takes the score away when it is frozen.'
     return _bars(f'Score of “{name}” under the temporal mask', rows) + f'<p class="soft">{text}</p>'
