@@ -125,7 +125,8 @@ SECTIONS: Dict[str, Tuple[Comparison, ...]] = {
         Comparison('11335 + ego', '11335', 67.93 - 68.83), Comparison('11335 + both', '11335', 68.74 - 68.83),
         Comparison('multi eta=2 + rate', 'multi eta=2', 69.69 - 68.82),
         Comparison('multi eta=2 + ego', 'multi eta=2', 69.19 - 68.82),
-        Comparison('multi eta=2 + both', 'multi eta=2', 69.98 - 68.82)),
+        Comparison('multi eta=2 + both', 'multi eta=2', 69.98 - 68.82),
+        Comparison('multi eta=2 + both', '11335 + both', 69.98 - 68.74)),
 }
 
 
