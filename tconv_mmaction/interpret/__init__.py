@@ -1,5 +1,6 @@
 from .adapters import RecognizerScores
 from .blob_metrics import BlobMetrics, blob_metrics, detect_blobs
+from .class_channels import channel_contributions, channel_table, draw_class_channels, summarize_contributions
 from .grad_cam import grad_cam, normalise_maps, upsample_maps
 from .mask_metrics import drop_difference, drop_ratio, mask_length, summarize, welch_test
 from .maximize_activation import MaximizedActivation, maximize_activation
@@ -19,12 +20,12 @@ from .temporal_mask import TemporalMask, find_temporal_mask, freeze_frames, mask
 from .temporal_parameters import kernel_sizes, load_parameters, save_parameters, temporal_layers, temporal_parameters
 
 __all__ = [
-    'BlobMetrics', 'MaximizedActivation', 'RecognizerScores', 'TemporalMask', 'blob_metrics', 'channel_saliency',
-    'detect_blobs', 'draw_distributions', 'draw_trajectories', 'drop_difference', 'drop_ratio',
-    'effective_receptive_field', 'energy_table', 'field_marginals', 'filter_distribution', 'find_layer',
-    'find_temporal_mask', 'freeze_frames', 'grad_cam', 'kernel_sizes', 'load_parameters', 'mask_length',
-    'mask_runs', 'maximize_activation', 'most_active_channels', 'normalise_maps', 'parameter_statistics',
-    'primary_temporal_filters', 'reverse_frames', 'saliency', 'save_figure', 'save_parameters', 'strongest_frame',
-    'summarize', 'table_2', 'temporal_axes', 'temporal_kernels', 'temporal_layers', 'temporal_parameters',
-    'total_variation', 'upsample_maps', 'welch_test'
+    'BlobMetrics', 'MaximizedActivation', 'RecognizerScores', 'TemporalMask', 'blob_metrics', 'channel_contributions',
+    'channel_saliency', 'channel_table', 'detect_blobs', 'draw_class_channels', 'draw_distributions',
+    'draw_trajectories', 'drop_difference', 'drop_ratio', 'effective_receptive_field', 'energy_table',
+    'field_marginals', 'filter_distribution', 'find_layer', 'find_temporal_mask', 'freeze_frames', 'grad_cam',
+    'kernel_sizes', 'load_parameters', 'mask_length', 'mask_runs', 'maximize_activation', 'most_active_channels',
+    'normalise_maps', 'parameter_statistics', 'primary_temporal_filters', 'reverse_frames', 'saliency', 'save_figure',
+    'save_parameters', 'strongest_frame', 'summarize', 'summarize_contributions', 'table_2', 'temporal_axes',
+    'temporal_kernels', 'temporal_layers', 'temporal_parameters', 'total_variation', 'upsample_maps', 'welch_test'
 ]
