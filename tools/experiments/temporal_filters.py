@@ -403,7 +403,7 @@ def make_figure(runs: pd.DataFrame) -> Figure:
             augmentation.bar(x + 0.2 * i - 0.3, values.mean(), 0.19, color=color, alpha=shade,
                              yerr=values.std(ddof=1) if len(values) > 1 else None, label=label if x == 0 else None)
     augmentation.set_xticks(range(len(TESTS)), TESTS)
-    augmentation.set(title='(c) trained without and with both augmentations (bars: mean ± std)')
+    augmentation.set(title='(c) trained without and with both augmentations (bars: mean ± std)', ylim=(0, 120))
     augmentation.legend(fontsize=8, ncols=2)
     return figure
 
