@@ -87,9 +87,11 @@ def test_factored_gradcheck_and_second_derivative_refused():
 
 
 def test_auto_follows_its_documented_rule():
-    x = torch.randn(1, 512, 3, 4, 4)
+    x = torch.randn(1, 512, 8, 4, 4)  # 128 positions
     layer = Conv3T(512, 4, 3, padding=1)
-    assert layer.prefers_factored(x) and layer.eval().prefers_factored(x)
+    assert layer.prefers_factored(x) and layer.prefers_factored(x[:, :, :1]) and layer.eval().prefers_factored(x)
+    with torch.no_grad():
+        assert layer.prefers_factored(x) and not layer.prefers_factored(x[:, :, :7])
     small = Conv3T(256, 4, 3)
     assert small.prefers_factored(x[:, :256])
     with torch.no_grad():

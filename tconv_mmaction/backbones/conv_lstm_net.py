@@ -58,6 +58,11 @@ class ConvLSTMNet(BaseModule):
     one mean and variance over all N*T maps of a layer instead, which is less noisy for small batches and nearer to
     eval mode, where all steps are normalised alike.
 
+    With the paper's shared BatchNorm, 'step' and the usual momentum of 0.1, the running statistics forget within one
+    clip: 3 layers x 16 steps update them 48 times. In small experiments (docs/clstm_against_i3d.md) a network that had
+    learned its training clips lost a third of them in eval mode for that reason; ``shared_norm=False,
+    norm_statistics='clip'`` does not have the problem.
+
     Args:
         num_layers, hidden_channels, kernel_size, stride: cells, their channels F, and the kernel and stride of their
             input convolutions.

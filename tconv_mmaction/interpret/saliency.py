@@ -24,15 +24,21 @@ def _captum():
     return Saliency
 
 
+def _mean_positive(output: Tensor) -> Tensor:
+    """(N, F, T, H, W) -> (N, F), the mean of the positive part over time and space."""
+    return output.relu().mean((2, 3, 4))
+
+
 def saliency(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, List[int]] = 'prediction',
              layer: Optional[Layer] = None, reduce: str = 'max') -> Tensor:
-    """Absolute gradient of a class score, or of a channel's mean activation, with respect to the clip.
+    """Absolute gradient of a class score, or of a channel's mean positive activation, with respect to the clip.
 
     Args:
         model: (N, C, T, H, W) -> (N, K), or a recognizer of mmaction2 (then of its logits).
         clip: (N, C, T, H, W).
         target: without ``layer`` the class; with it the output channel. One for all, one per clip, or 'prediction':
-            the highest score, or the channel with the highest mean activation.
+            the highest score, or the channel with the highest mean positive activation. (The plain mean of a first
+            convolution is linear in the clip: its gradient would be the same for every clip.)
         layer: a module of the model or its dotted name.
         reduce: over the colours: 'max' as Simonyan et al., 'sum', or 'none' to keep them.
 
@@ -54,7 +60,7 @@ def saliency(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, Lis
         find_layer(model, layer)  # a wrong name is said before anything runs
 
         def forward(x):
-            return layer_output(model, score_fn, layer, x).mean((2, 3, 4))
+            return _mean_positive(layer_output(model, score_fn, layer, x))
 
     method = _captum()(forward)
     clip = clip.detach().clone().requires_grad_()
@@ -97,7 +103,7 @@ def most_active_channels(model: nn.Module, clip: Tensor, layer: Layer, count: in
     check_clip(clip)
     find_layer(model, layer)
     with frozen(model):
-        mean = layer_output(model, as_score_function(model, 'logits'), layer, clip).relu().mean((2, 3, 4))
+        mean = _mean_positive(layer_output(model, as_score_function(model, 'logits'), layer, clip))
     values, channels = mean.topk(min(count, mean.size(1)), dim=1)
     return ActiveChannels(channels, values)
 

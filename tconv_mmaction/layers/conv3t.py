@@ -116,15 +116,16 @@ class Conv3T(ConvBase):
 
         The factored path does (I + (kT-1)*P) / (I*kT) of the kernel path's multiply-adds, P = kH*kW, but moves an
         activation P times the output. Measured on CPU (docs/benchmarks.md), it wins from 256 input channels per group
-        on in training, where the kernel path also pays for the kernel's gradient, and from 512 on in eval mode, where
-        the kernel is cached. It is never chosen with a spatial stride (it would compute 4 times the positions needed),
-        on other devices, under autocast, and while torch.compile or torch.export traces.
+        on in training, where the kernel path also pays for the kernel's gradient, and from 512 channels and 128
+        positions (N*T*H*W) on in eval mode, where the kernel is cached. It is never chosen with a spatial stride (it
+        would compute 4 times the positions needed), on other devices, under autocast, and while torch.compile,
+        torch.export or torch.jit trace.
         """
         depth, height, width = self.kernel_size
-        channels = 256 if self.training or self._needs_graph() else 512
+        channels, positions = (256, 1) if self.training or self._needs_graph() else (512, 128)
         return (depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1) and x.device.type == 'cpu'
                 and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
-                and self.in_channels // self.groups >= channels
+                and self.in_channels // self.groups >= channels and x.numel() // self.in_channels >= positions
                 and not torch.is_autocast_enabled(x.device.type))
 
     def _needs_graph(self) -> bool:
@@ -150,7 +151,7 @@ class Conv3T(ConvBase):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, O, T', H', W')."""
         self.check_input(x)
-        tracing = torch.compiler.is_compiling()
+        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
         if self.evaluation == 'factored' or (self.evaluation == 'auto' and not tracing and self.prefers_factored(x)):
             if self.kernel_size[0] > 1 and x.shape[0]:  # one slice is a plain convolution, and so is an empty batch
                 return self._forward_factored(x)

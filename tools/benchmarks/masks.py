@@ -1,0 +1,95 @@
+"""The temporal mask search against forward and backward passes of the model alone.
+
+    python tools/benchmarks/masks.py --out-dir docs/benchmarks
+
+'passes' is as many forward and backward passes of the same model on the same clip, with respect to the clip, as the
+search makes iterations; the ratio is what the search costs beside them. 'one by one' searches each clip alone. The
+freeze is compared with a loop that clones the clip for every frame.
+"""
+import torch
+from common import interleave, parser, report, rows_against
+from mmaction.registry import MODELS
+from mmengine.registry import init_default_scope
+from torch import nn
+
+import tconv_mmaction  # noqa: F401
+from tconv_mmaction.interpret import find_temporal_mask, freeze_frames
+
+
+class Scores(nn.Module):
+    """A small 3D ResNet with softmax scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = MODELS.build(dict(type='TemporalResNet3d', depth=18))
+        self.fc = nn.Linear(512, 10)
+
+    def forward(self, clip):
+        return self.fc(self.backbone(clip).mean((2, 3, 4))).softmax(1)
+
+
+def clone_per_frame(clip, mask):
+    """What the freeze is without a scan: one copy of the clip per frame."""
+    out = clip
+    for t in range(1, clip.shape[2]):
+        frame = (1 - mask[:, t, None, None, None]) * clip[:, :, t] + mask[:, t, None, None, None] * out[:, :, t - 1]
+        out = out.clone()
+        out[:, :, t] = frame
+    return out
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument('--iterations', type=int, default=300)
+    args = options.parse_args()
+    if args.quick:
+        args.rounds, args.iterations = min(args.rounds, 3), min(args.iterations, 20)
+    init_default_scope('mmaction')
+    torch.manual_seed(0)
+    model = Scores().to(args.device).eval().requires_grad_(False)
+    clip = torch.randn(1, 3, 16, 64, 64, device=args.device)
+    clips = torch.randn(8, 3, 16, 64, 64, device=args.device)
+    rows = []
+
+    def passes():
+        x = clip.clone()
+        for _ in range(args.iterations):
+            x.requires_grad_()
+            torch.autograd.grad(model(x)[0, 0], x)
+
+    def search(x, chunk_size=8):
+        return find_temporal_mask(model, x, 0, iterations=args.iterations, tolerance=0., chunk_size=chunk_size)
+
+    rounds = max(3, args.rounds // 5)  # each round is hundreds of passes
+    seconds = interleave({'passes': passes, 'search of one clip': lambda: search(clip)}, rounds, args.device, warmup=1)
+    rows += rows_against('passes', seconds, case=f'{args.iterations} iterations, 16x64x64')
+    few = max(10, args.iterations // 10)
+
+    def one_by_one():
+        for one in clips.split(1):
+            find_temporal_mask(model, one, 0, iterations=few, tolerance=0.)
+
+    def together():
+        find_temporal_mask(model, clips, 0, iterations=few, tolerance=0.)
+
+    seconds = interleave({'one by one': one_by_one, '8 clips together': together}, rounds, args.device, warmup=1)
+    rows += rows_against('one by one', seconds, case=f'{few} iterations, 16x64x64')
+
+    large = torch.randn(8, 3, 16, 112, 112, device=args.device)
+    mask = torch.rand(8, 16, device=args.device)
+
+    def freeze(function):
+        def run():
+            m = mask.clone().requires_grad_()
+            torch.autograd.grad(function(large, m).sum(), m)
+        return run
+
+    torch.testing.assert_close(freeze_frames(large, mask), clone_per_frame(large, mask))
+    seconds = interleave({'clone per frame': freeze(clone_per_frame), 'freeze_frames': freeze(freeze_frames)},
+                         args.rounds, args.device)
+    rows += rows_against('clone per frame', seconds, case='8 x 16x112x112, forward + backward')
+    report('masks', rows, args)
+
+
+if __name__ == '__main__':
+    main()
