@@ -6,7 +6,7 @@ Each row is two networks that differ in the type of their temporal convolutions 
 memory is measured in a process of its own for each network.
 """
 import multiprocessing
-import resource
+from pathlib import Path
 
 import torch
 from common import interleave, parser, report, rows_against
@@ -76,7 +76,9 @@ def peak_of_a_step(backbone, temporal_cfg, size, batch, device, queue) -> None:
     if device == 'cuda':
         queue.put(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        # not ru_maxrss: a new process takes over its parent's
+        lines = Path('/proc/self/status').read_text().split('\n')
+        queue.put(next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) / 2**10)
 
 
 def peak_memory(*arguments) -> float:
