@@ -17,12 +17,12 @@ from tconv_mmaction.interpret import find_temporal_mask, freeze_frames
 
 
 class Scores(nn.Module):
-    """A small 3D ResNet with softmax scores."""
+    """A narrow 3D ResNet with softmax scores: the smaller the model, the more the search's own work weighs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = MODELS.build(dict(type='TemporalResNet3d', depth=18))
-        self.fc = nn.Linear(512, 10)
+        self.backbone = MODELS.build(dict(type='TemporalResNet3d', depth=18, base_channels=16))
+        self.fc = nn.Linear(128, 10)
 
     def forward(self, clip):
         return self.fc(self.backbone(clip).mean((2, 3, 4))).softmax(1)
