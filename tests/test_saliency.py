@@ -31,9 +31,13 @@ def test_linear_network_by_hand():
     net, clip = Linear().double(), torch.randn(3, 2, 2, 3, 4, dtype=torch.float64)
     weight = net.conv.weight.detach().flatten(1)  # 4, 2
     expected = weight.abs() / 24
-    for layer in (None, 'conv', net.conv):
-        maps = saliency(net, clip, [0, 3, 1], layer, reduce='none')
-        torch.testing.assert_close(maps, expected[[0, 3, 1]][..., None, None, None].expand_as(clip))
+    chosen = expected[[0, 3, 1]][..., None, None, None].expand_as(clip)
+    torch.testing.assert_close(saliency(net, clip, [0, 3, 1], reduce='none'), chosen)
+    # a channel's positive part: the same where its output is positive, nothing elsewhere
+    on = (net.conv(clip)[range(3), [0, 3, 1]] > 0)[:, None].expand_as(clip)
+    assert 0 < on.sum() < on.numel()
+    for layer in ('conv', net.conv):
+        torch.testing.assert_close(saliency(net, clip, [0, 3, 1], layer, reduce='none'), chosen * on)
     torch.testing.assert_close(saliency(net, clip, 2)[0], expected[2].max().expand(2, 3, 4))
     torch.testing.assert_close(saliency(net, clip, 2, reduce='sum')[0], expected[2].sum().expand(2, 3, 4))
     assert net.training and net.conv.weight.requires_grad and net.conv.weight.grad is None and clip.grad is None
@@ -43,6 +47,7 @@ def test_prediction_is_the_highest_score_or_channel():
     net, clip = Linear().eval(), torch.randn(3, 2, 2, 3, 4)
     best = net(clip).argmax(1)
     torch.testing.assert_close(saliency(net, clip), saliency(net, clip, best))
+    best = net.conv(clip).relu().mean((2, 3, 4)).argmax(1)
     torch.testing.assert_close(saliency(net, clip, layer='conv'), saliency(net, clip, best, 'conv'))
 
 
@@ -71,7 +76,7 @@ def test_strongest_frame_and_channels():
     torch.testing.assert_close(active.activations[:, 1], clip[:, 0].mean((1, 2, 3)))
     assert most_active_channels(net, clip, 'conv', 10).channels.shape == (2, 3)
     maps = channel_saliency(net, clip[:1], 'conv', [1, 2])
-    torch.testing.assert_close(maps.amax((1, 2, 3)), torch.tensor([3., 9]) / 18)
+    torch.testing.assert_close(maps.amax((1, 2, 3)), torch.tensor([3., 0]) / 18)  # channel 2 is never positive
     with pytest.raises(ValueError, match='at least 1 channel'):
         most_active_channels(net, clip, 'conv', 0)
 
