@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .inflation import load_pretrained
-from .temporal_resnet3d import _statistics_kept
+from .temporal_resnet3d import statistics_kept
 
 
 def init_layers(module: nn.Module) -> None:
@@ -138,7 +138,7 @@ class LayerChain(BaseModule):
         if not (self.with_cp and torch.is_grad_enabled()) or name in self.stages[0]:
             return layer(x)
         return checkpoint(layer, x, use_reentrant=False,
-                          context_fn=lambda: (nullcontext(), _statistics_kept(layer)))
+                          context_fn=lambda: (nullcontext(), statistics_kept(layer)))
 
     def forward(self, x: Tensor) -> Union[Tensor, Tuple[Tensor, ...]]:
         """(N, C, T, H, W) -> (N, C', T', H', W') of the one layer in ``out_layers``, or a tuple of several.

@@ -48,7 +48,7 @@ def conv_norm_act(in_channels: int, out_channels: int, kernel_size: Sequence[int
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module):
+def statistics_kept(block: nn.Module):
     """A forward pass that is only repeated for its gradients must not count twice in the running statistics."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]
@@ -77,7 +77,7 @@ class _TemporalBlock:
         if not (self.checkpointed and torch.is_grad_enabled()):
             return super().forward(x)
         return checkpoint(super().forward, x, use_reentrant=False,
-                          context_fn=lambda: (nullcontext(), _statistics_kept(self)))
+                          context_fn=lambda: (nullcontext(), statistics_kept(self)))
 
     def zero_residual(self) -> None:
         """Make the block start as an identity: the last norm of the residual branch gets gain 0."""
