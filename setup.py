@@ -34,7 +34,9 @@ setup(
     # one over the other breaks both. Who has neither takes the extra `lite`.
     extras_require={
         'lite': ['mmcv-lite>=2.1.0,<2.2.0'],
-        'tests': ['pytest', 'pytest-timeout', 'pytest-xdist', 'captum', 'tensorboard', 'onnx', 'onnxruntime', 'ruff'],
+        'tests': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'psutil', 'captum', 'tensorboard', 'onnx',
+                  'onnxruntime', 'ruff'],
+        'docs': ['mkdocs-material', 'mkdocstrings[python]'],
         'viz': ['captum', 'tensorboard'],
     },
 )
