@@ -1,0 +1,47 @@
+"""The two things that the web site needs and that neither mkdocs nor mkdocstrings does by itself.
+
+mkdocs.yml names this file twice. As mkdocs' hook it adds pages that the nav forgets. As an extension of griffe, which
+reads the docstrings, it turns what is meant for Sphinx into Markdown.
+"""
+import re
+
+import griffe
+
+
+def named(entries):
+    """Every page that a nav, as mkdocs.yml has it, names."""
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for value in entry.values():
+                yield from [value] if isinstance(value, str) else named(value)
+
+
+def on_files(files, config):
+    """Add a section per folder, after the others, with the pages that no line of the nav names."""
+    known = set(named(config.nav))
+    sections = {}
+    for file in sorted(files.documentation_pages(), key=lambda file: file.src_uri):
+        if file.src_uri not in known and file.inclusion.is_included():
+            folder = file.src_uri.split('/')[0] if '/' in file.src_uri else 'more'
+            sections.setdefault(folder.replace('_', ' ').capitalize(), []).append(file.src_uri)
+    config.nav += [{title: pages} for title, pages in sections.items()]
+    return files
+
+
+def to_markdown(text):
+    """Sphinx' roles and formulas become code; a ``*`` outside of code stays a multiplication sign and no italics."""
+    text = re.sub(r':(?:mod|class|func|meth|attr|data|ref|math):`[~.]*([^`]*)`', r'``\1``', text)
+    text = re.sub(r'^( *)\.\. math:: *(.*?)(?=\n\s*\n|\Z)', r'\1```text\n\1\2\n\1```', text, flags=re.M | re.S)
+    parts = re.split(r'(`{2,3}.*?`{2,3})', text, flags=re.S)
+    parts[::2] = [re.sub(r'(?<!^)(?<!\n)(?<!\n    )(?<!\n        )\*', r'\\*', part) for part in parts[::2]]
+    return ''.join(parts)
+
+
+class MarkdownDocstrings(griffe.Extension):
+    """Applies :func:`to_markdown` to every docstring."""
+
+    def on_object(self, *, obj, loader, **_):
+        if obj.docstring:
+            obj.docstring.value = to_markdown(obj.docstring.value)
