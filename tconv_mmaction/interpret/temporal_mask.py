@@ -130,7 +130,8 @@ def reverse_frames(clip: Tensor, mask: Tensor, threshold: float = 0.1) -> Tensor
     _check_mask(clip, mask)
     mirror = reverse_indices(mask, threshold)
     t = torch.arange(mask.size(1), device=mask.device)
-    weight = torch.where(mirror == t, 0., mask.gather(1, torch.minimum(mirror, t))).to(clip)
+    # 0 for frames that stay, but NaN where the mask is NaN: such a mask must not look like one that is off
+    weight = torch.where(mirror == t, mask * 0, mask.gather(1, torch.minimum(mirror, t))).to(clip)
     mirrored = clip.gather(2, mirror[:, None, :, None, None].expand_as(clip))
     return torch.lerp(clip, mirrored, weight[:, None, :, None, None])
 

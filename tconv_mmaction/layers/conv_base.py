@@ -34,6 +34,7 @@ class ConvBase(nn.Module):
         for key, value in dict(in_channels=in_channels, out_channels=out_channels, groups=groups).items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f'{name}: {key} must be a positive integer, got {value!r}.')
+        for key, value in dict(in_channels=in_channels, out_channels=out_channels).items():
             if value % groups:
                 raise ValueError(f'{name}: {key}={value} must be divisible by groups={groups}.')
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
@@ -66,7 +67,7 @@ class ConvBase(nn.Module):
         return tuple((p, p) for p in self.padding)
 
     def check_input(self, x: Tensor) -> None:
-        """Raise ValueError if ``x`` (N, C, T, H, W) has the wrong rank or channels, or the kernel does not fit."""
+        """Raise ValueError if ``x`` (N, C, T, H, W) has the wrong rank or channels, or kernel or padding do not fit."""
         name = type(self).__name__
         if x.dim() not in (4, 5):
             raise ValueError(f'{name} expects (N, C, T, H, W) or (C, T, H, W), got shape {tuple(x.shape)}.')
@@ -81,6 +82,14 @@ class ConvBase(nn.Module):
                     f'{name}: an input of {size} {axis} is too short for a kernel of {k} with dilation {d} and padding '
                     f'{before}+{after}: at least {need} needed. Use longer or larger clips (clip_len, Resize), more '
                     'padding, or a smaller kernel_size.')
+
+            if self.padding_mode in ('reflect', 'circular') and size < max(before, after) + (
+                    self.padding_mode == 'reflect'):
+                least = f'more than {max(before, after)}' if self.padding_mode == 'reflect' else f'at least {before}'
+                raise ValueError(
+                    f"{name}: padding_mode={self.padding_mode!r} takes its {before}+{after} {axis} of padding from the "
+                    f'input and needs {least} of them, got {size}: shape {tuple(x.shape)}. Use larger clips, less '
+                    "padding, or padding_mode='replicate'.")
 
     def pad(self, x: Tensor) -> Tensor:
         """``x`` with this layer's padding around it."""

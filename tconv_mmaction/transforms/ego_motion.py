@@ -59,7 +59,7 @@ class EgoMotionCrop(BaseTransform):
 
     Raises:
         ValueError: if neither or both kinds of crop are asked for, a number is out of range, the image is smaller
-            than ``crop_size``, frames do not divide into clips, lazy operations are pending, or, with ``sigma > 0``,
+            than ``crop_size`` or so small that a box could have no pixel, frames do not divide into clips, lazy operations are pending, or, with ``sigma > 0``,
             there are ``gt_bboxes``, which belong to one frame of the clip and not to every one.
     """
 
@@ -81,7 +81,7 @@ class EgoMotionCrop(BaseTransform):
             ratio = tuple(map(float, aspect_ratio_range if aspect_ratio_range is not None else (3 / 4, 4 / 3)))
             if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
                 raise ValueError(f'EgoMotionCrop: area_range must be 0 < smallest <= largest <= 1, got {area_range!r}.')
-            if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
+            if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1] < math.inf:
                 raise ValueError('EgoMotionCrop: aspect_ratio_range must be 0 < smallest <= largest, got '
                                  f'{aspect_ratio_range!r}.')
             self.first_crop = RandomResizedCrop(area, ratio)
@@ -125,6 +125,8 @@ class EgoMotionCrop(BaseTransform):
         if not isinstance(self.first_crop, RandomResizedCrop) and self.first_crop.size > min(height, width):
             raise ValueError(f'EgoMotionCrop: images of {height}x{width} are smaller than '
                              f'crop_size={self.first_crop.size}. Put a Resize before it.')
+        if isinstance(self.first_crop, RandomResizedCrop):
+            self._check_smallest(height, width)
         results.update(self.first_crop.transform(box_only))
         left, top, right, bottom = (int(v) for v in results['crop_bbox'])
         crop_w, crop_h = right - left, bottom - top
@@ -137,6 +139,16 @@ class EgoMotionCrop(BaseTransform):
         if keypoint is not None:
             results['keypoint'] = keypoint - offsets[:, None, :]  # M, T, V, 2
         return results
+
+    def _check_smallest(self, height: int, width: int) -> None:
+        """RandomResizedCrop rounds the sides, and a box of half a pixel would be one of none."""
+        (area, _), (low, high) = self.first_crop.area_range, self.first_crop.aspect_ratio_range
+        side = math.sqrt(area * height * width * min(low, 1 / high))
+        if side <= 0.5:
+            raise ValueError(f'EgoMotionCrop: images of {height}x{width} are too small for area_range='
+                             f'{self.first_crop.area_range} and aspect_ratio_range='
+                             f'{self.first_crop.aspect_ratio_range}: the smallest box has a side of {side:.2g} pixels. '
+                             'Put a Resize before it, or raise the smallest area.')
 
     def _clips(self, results: dict, frames: int, images: int, planes: int) -> Tuple[int, int]:
         clip_len = results.get('clip_len')

@@ -38,8 +38,8 @@ class RandomRateSampleFrames(SampleFrames):
             use ``batch_size=1`` (with ``accumulative_counts`` in ``optim_wrapper``).
 
     Raises:
-        ValueError: if intervals are no positive integers in order, or with ``constant='duration'`` the largest
-            interval is longer than the span.
+        ValueError: if intervals are no positive integers in order, with ``constant='duration'`` the largest interval
+            is longer than the span, ``temporal_jitter`` comes with ``target_fps``, or ``twice_sample`` with one clip.
     """
 
     def __init__(self, clip_len: int, frame_intervals: Sequence[int] = (1, 4), test_interval: int = 2,
@@ -65,6 +65,15 @@ class RandomRateSampleFrames(SampleFrames):
         if constant == 'duration' and high > clip_len * test_interval:
             raise ValueError(f'RandomRateSampleFrames: an interval of {high} frames is longer than the span of '
                              f'clip_len * test_interval = {clip_len * test_interval} frames that stays constant.')
+        if temporal_jitter and target_fps is not None:
+            raise ValueError('RandomRateSampleFrames: temporal_jitter moves frames within the interval, and with '
+                             f'target_fps={target_fps} there is none between them. Leave one of the two out.')
+        if target_fps is not None and (not isinstance(target_fps, int) or target_fps < 1):
+            raise ValueError(f'RandomRateSampleFrames: target_fps must be a positive integer or None, got '
+                             f'{target_fps!r}.')
+        if twice_sample and test_mode and num_clips == 1 and clip_len > 1:
+            raise ValueError('RandomRateSampleFrames: twice_sample=True spreads clips over the video in test mode and '
+                             f'needs num_clips >= 2 for clips of {clip_len} frames, got 1.')
         super().__init__(clip_len, test_interval, num_clips, temporal_jitter, twice_sample, out_of_bound_opt,
                          test_mode, keep_tail_frames, target_fps)
         self.frame_intervals, self.test_interval, self.constant = (low, high), test_interval, constant

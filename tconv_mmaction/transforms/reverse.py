@@ -18,7 +18,7 @@ class ReverseFrames(BaseTransform):
 
         tools/test.py CONFIG CHECKPOINT --cfg-options test_dataloader.dataset.pipeline.2.enabled=True
 
-    Required Keys: frame_inds, num_clips. Modified Keys: frame_inds, and imgs where there are any.
+    Required Keys: frame_inds, clip_len or num_clips. Modified Keys: frame_inds, and imgs where there are any.
 
     Args:
         enabled: False leaves everything as it is.
@@ -36,10 +36,14 @@ class ReverseFrames(BaseTransform):
             return results
         shape = np.shape(results['frame_inds'])
         order = np.arange(np.prod(shape, dtype=int))
-        num_clips = results['num_clips']
-        if len(order) % num_clips:
-            raise ValueError(f'ReverseFrames: {len(order)} frames do not divide into {num_clips} clips.')
-        order = order.reshape(num_clips, -1)[:, ::-1].ravel()
+        # Some samplers give more clips than num_clips says (twice_sample): the length of a clip is what counts.
+        clip_len, num_clips = results.get('clip_len'), results.get('num_clips')
+        if clip_len is None:
+            clip_len = len(order) // num_clips if num_clips and len(order) % num_clips == 0 else 0
+        if clip_len < 1 or len(order) % clip_len:
+            clips = f'clips of {clip_len} frames' if 'clip_len' in results else f'{num_clips} clips'
+            raise ValueError(f'ReverseFrames: {len(order)} frames do not divide into {clips}.')
+        order = order.reshape(-1, clip_len)[:, ::-1].ravel()
         results['frame_inds'] = np.ravel(results['frame_inds'])[order].reshape(shape)
         if 'imgs' in results:
             if not isinstance(results['imgs'], list) or len(results['imgs']) != len(order):
