@@ -1,11 +1,15 @@
-"""The two things that the web site needs and that neither mkdocs nor mkdocstrings does by itself.
+"""What the web site needs and neither mkdocs nor mkdocstrings does by itself.
 
-mkdocs.yml names this file twice. As mkdocs' hook it adds pages that the nav forgets. As an extension of griffe, which
-reads the docstrings, it turns what is meant for Sphinx into Markdown.
+mkdocs.yml names this file twice. As mkdocs' hook it adds pages that the nav forgets, and lists the modules of a
+sub-package. As an extension of griffe, which reads the docstrings, it turns what is meant for Sphinx into Markdown.
 """
+import ast
 import re
+from pathlib import Path
 
 import griffe
+
+ROOT = Path(__file__).parent.parent
 
 
 def named(entries):
@@ -28,6 +32,19 @@ def on_files(files, config):
             sections.setdefault(folder.replace('_', ' ').capitalize(), []).append(file.src_uri)
     config.nav += [{title: pages} for title, pages in sections.items()]
     return files
+
+
+def public_modules(package):
+    """The modules from which the package's ``__init__`` imports, in that order."""
+    tree = ast.parse((ROOT / package.replace('.', '/') / '__init__.py').read_text(encoding='utf-8'))
+    return [f'{package}.{node.module}' for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1]
+
+
+def on_page_markdown(markdown, **_):
+    """``::: package.*`` stands for every public module of the package; functions and modules may share a name then."""
+    def directives(match):
+        return '\n\n'.join(f'::: {module}' for module in public_modules(match[1]) if f'::: {module}\n' not in markdown)
+    return re.sub(r'^::: (\S+)\.\*$', directives, markdown, flags=re.M)
 
 
 def to_markdown(text):
