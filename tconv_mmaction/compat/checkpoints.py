@@ -34,12 +34,18 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from .whole_files import damage
+
 _METHODS = ('current', 'max', 'mean', 'min')
 _CODES = re.compile(r'[biufc](1|2|4|8|16|32)|[SU][1-9][0-9]{0,8}')
 
 
 class UnsafeCheckpointError(pickle.UnpicklingError):
     """A file was refused because reading it could run code, or because it is no checkpoint. Nothing in it was run."""
+
+
+class DamagedCheckpointError(RuntimeError):
+    """A checkpoint that was named by the user is cut short or damaged; the message has the file and what is wrong."""
 
 
 def _refuse(what: str) -> pickle.UnpicklingError:
@@ -176,6 +182,14 @@ def explained(filename: Any) -> Iterator[None]:
         raise
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(_explanation(filename, str(error))) from error
+    except (RuntimeError, EOFError) as error:
+        reason = damage(filename) if isinstance(filename, (str, os.PathLike)) and os.path.isfile(filename) else None
+        if reason is None:  # the file is whole: the error is about something else, such as a missing CUDA device
+            raise
+        raise DamagedCheckpointError(
+            f'{filename} is damaged or was cut short, and nothing of it was loaded: {reason}. Get it again, or resume '
+            'from an earlier checkpoint of the same run (--resume PATH; without PATH, --resume takes the newest whole '
+            'one by itself).') from error
     finally:
         if before is None:
             os.environ.pop(name, None)
