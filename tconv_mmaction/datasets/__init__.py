@@ -1,3 +1,4 @@
+from .tolerant_video_dataset import TolerantVideoDataset
 from .video_mnist import VideoMNIST
 
-__all__ = ['VideoMNIST']
+__all__ = ['TolerantVideoDataset', 'VideoMNIST']

@@ -1,6 +1,8 @@
+from .decord_video import DecordDecode, DecordInit, UnreadableVideoError
 from .ego_motion import EgoMotionCrop
 from .random_rate import RandomRateSampleFrames
 from .reverse import ReverseFrames
 from .whole_video import WholeVideoSampleFrames
 
-__all__ = ['EgoMotionCrop', 'RandomRateSampleFrames', 'ReverseFrames', 'WholeVideoSampleFrames']
+__all__ = ['DecordDecode', 'DecordInit', 'EgoMotionCrop', 'RandomRateSampleFrames', 'ReverseFrames',
+           'UnreadableVideoError', 'WholeVideoSampleFrames']
