@@ -1,7 +1,9 @@
 # Two commands for a fresh machine with Python and make:
 #   make demo   environment + the main job: train, test and read a 3T network
 #   make test   environment + the test suite
-# Both are plain pip and python lines; the README spells them out.
+# and one for the documentation as a web site, in site/:
+#   make docs   environment + the site, where a dead link or anchor is an error
+# All are plain pip and python lines; the README spells them out.
 PYTHON ?= python3
 VENV   ?= .venv
 JOBS   ?= 2
@@ -9,7 +11,7 @@ PY     := $(VENV)/bin/python
 DEMO   := work_dirs/demo
 CONFIG := configs/recognition/lenet5/lenet5-3t_scratch_1xb20-30x1x1-20e_video-mnist.py
 
-.PHONY: demo test env lint clean
+.PHONY: demo test docs env lint clean
 
 env: $(VENV)/.installed
 
@@ -32,6 +34,13 @@ demo: env
 
 test: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS)
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PY) -m pip install -c constraints.txt -e ".[docs]"
+	touch $@
 
 lint: env
 	$(PY) -m ruff check .
