@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_project import ROOT, make_project, run
+from tiny_project import ROOT, make_project, run, run_here
 
 import tconv_mmaction
 from tconv_mmaction import __main__ as main_module
@@ -42,8 +42,8 @@ def test_their_train_script_writes_checkpoints_and_the_best_one(trained):
 
 
 def test_their_train_script_resumes(trained):
-    done = run(['python', THEIRS / 'train.py', trained / 'tiny.py', '--work-dir', 'work', '--resume', '--seed', '0'],
-               trained)
+    done = run_here(['python', THEIRS / 'train.py', trained / 'tiny.py', '--work-dir', 'work', '--resume', '--seed',
+                     '0'], trained)
     assert 'resumed epoch: 2, iter: 8' in done.stdout and (trained / 'work/epoch_3.pth').is_file()
 
 
@@ -51,8 +51,8 @@ def test_their_and_our_test_script_agree(trained):
     best = next((trained / 'work').glob('best_acc_top1*.pth'))
     outputs, predictions = [], []
     for index, folder in enumerate((THEIRS, OURS)):
-        done = run(['python', folder / 'test.py', 'tiny.py', best, '--dump', f'{index}.pkl', '--cfg-options',
-                    'test_dataloader.batch_size=3'], trained)
+        done = run_here(['python', folder / 'test.py', 'tiny.py', best, '--dump', f'{index}.pkl', '--cfg-options',
+                         'test_dataloader.batch_size=3'], trained)
         outputs.append(accuracy(done.stdout))
         assert 'Epoch(test) [6/6]' in done.stdout  # 16 clips in batches of 3
         with open(trained / f'{index}.pkl', 'rb') as file:
@@ -87,13 +87,13 @@ def test_a_config_without_custom_imports_works_with_our_scripts(trained):
 
 @pytest.mark.gpu
 def test_amp_trains_on_a_gpu(trained):
-    done = run(['python', THEIRS / 'train.py', 'tiny.py', '--amp', '--work-dir', 'amp', '--cfg-options',
-                'train_cfg.max_epochs=1'], trained)
+    done = run_here(['python', THEIRS / 'train.py', 'tiny.py', '--amp', '--work-dir', 'amp', '--cfg-options',
+                     'train_cfg.max_epochs=1'], trained)
     state = torch.load(trained / 'amp/epoch_1.pth', map_location='cpu')
     assert 'loss_scaler' in state['optimizer'] and 'loss: nan' not in done.stdout
     assert all(torch.isfinite(value).all() for value in state['state_dict'].values())
-    done = run(['python', THEIRS / 'train.py', 'tiny.py', '--amp', '--work-dir', 'amp', '--resume', '--cfg-options',
-                'train_cfg.max_epochs=2'], trained)
+    done = run_here(['python', THEIRS / 'train.py', 'tiny.py', '--amp', '--work-dir', 'amp', '--resume',
+                     '--cfg-options', 'train_cfg.max_epochs=2'], trained)
     assert 'resumed epoch: 1, iter: 4' in done.stdout
 
 
@@ -111,7 +111,7 @@ def test_their_publish_script_runs_with_compat(trained):
     checkpoint = trained / 'work/epoch_2.pth'
     alone = run(['python', THEIRS / 'deployment/publish_model.py', checkpoint, 'alone.pth'], trained, check=False)
     assert alone.returncode != 0 and 'was not an allowed global' in alone.stderr  # why `run` exists
-    run(['python', '-m', 'tconv_mmaction', 'run', 'deployment/publish_model.py', checkpoint, 'ours.pth'], trained)
+    run_here(['python', '-m', 'tconv_mmaction', 'run', 'deployment/publish_model.py', checkpoint, 'ours.pth'], trained)
     published, = trained.glob('ours_*.pth')
     before, after = torch.load(checkpoint), torch.load(published)
     assert set(before) - set(after) == {'message_hub', 'optimizer', 'param_schedulers'}
@@ -134,7 +134,7 @@ class Evil:
     [THEIRS / 'train.py', 'tiny.py', '--resume', 'evil.pth', '--work-dir', 'evil']], ids=['test.py', '--resume'])
 def test_a_checkpoint_that_runs_code_is_refused_on_the_command_line(command, trained):
     torch.save(dict(state_dict={}, meta=Evil(trained / 'it-ran')), trained / 'evil.pth')
-    done = run(['python', *command], trained, check=False)
+    done = run_here(['python', *command], trained, check=False)
     assert done.returncode != 0 and not (trained / 'it-ran').exists()
     assert re.search(r'evil\.pth was refused, and nothing in it was run: it asks for (posix|nt)\.system', done.stderr)
 
