@@ -1,5 +1,7 @@
 """Two processes over gloo on a machine without CUDA: dist_train.sh and dist_test.sh, as they are."""
+import json
 import re
+import runpy
 
 import pytest
 import torch
@@ -56,3 +58,20 @@ def test_dist_test_counts_every_clip_once(trained):
     one = run(['python', ROOT / 'tools/test.py', 'tiny.py', *command], folder)
     scores = [re.findall(r'acc/top1: ([\d.]+)', done.stdout)[-1] for done in (both, one)]
     assert scores[0] == scores[1] and 'Epoch(test) [2/2]' in both.stdout and 'Epoch(test) [4/4]' in one.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize('loopback', [False, True], ids=['namespaces', 'loopback'])
+def test_two_nodes(tmp_path, loopback):
+    """dist_train.sh on two nodes: the weights of one process; a killed rank, or a dead link, ends both launchers."""
+    main = runpy.run_path(str(ROOT / 'tools/experiments/two_nodes.py'))['main']
+    try:
+        code = main([str(tmp_path / 'nodes'), '--processes', '1', *(['--loopback'] if loopback else [])])
+    except PermissionError as error:
+        pytest.skip(str(error))
+    result = json.loads((tmp_path / 'nodes/result.json').read_text())
+    assert code == 0, result
+    assert result['train']['iterations'] == 10 and result['train']['largest_difference'] < 1e-4  # 40 videos, batch 8
+    for case in ('kill',) if loopback else ('kill', 'link'):
+        assert all(end['exit_code'] > 0 for end in result[case]['launchers']) and result[case]['left_over'] == 0
