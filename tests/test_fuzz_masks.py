@@ -21,7 +21,7 @@ THRESHOLDS = st.sampled_from([0., 0.1, 0.5, 0.9])
 
 
 @st.composite
-def clips(draw, values=st.floats(-1e6, 1e6), hard=False, frames=(0, 40), dtype=None):
+def clips(draw, hard=False, frames=(0, 40), dtype=None):
     """(clip (N, C, T, H, W), mask (N, T))."""
     n, frames = draw(st.integers(1, 3)), draw(st.integers(*frames))
     shape = (n, draw(st.integers(1, 2)), frames, draw(st.integers(1, 3)), draw(st.integers(1, 3)))

@@ -18,6 +18,7 @@ A kernel W of the 2D net becomes, along time (kT frames),
 the 2D file -> the name of the module here, or None where there is none (the 2D net's classifier).
 """
 import copy
+import pickle
 from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Optional, Tuple
 
@@ -68,7 +69,7 @@ def read_state_dict(checkpoint: str, prefix: str = 'backbone.') -> StateDict:
     Raises:
         FileNotFoundError: if there is no such file.
         ImportError: for 'torchvision://' without torchvision.
-        ValueError: if the file holds no dict of tensors.
+        ValueError: if the file is damaged or holds no dict of tensors.
     """
     if checkpoint.startswith('torchvision://'):
         try:
@@ -76,7 +77,13 @@ def read_state_dict(checkpoint: str, prefix: str = 'backbone.') -> StateDict:
         except ImportError as error:
             raise ImportError(f'{checkpoint} needs torchvision, which cannot be imported here. Download the weights '
                               'where it can and give the path of the .pth file instead.') from error
-    state_dict = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    try:
+        state_dict = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    except (pickle.UnpicklingError, RuntimeError, OSError, ImportError):
+        raise  # these name the file or the connection
+    except Exception as error:  # a changed byte can lead PyTorch's unpickler anywhere: KeyError, IndexError, ...
+        raise ValueError(f'{checkpoint} cannot be read as a checkpoint ({type(error).__name__}: {error}). It may be '
+                         'damaged, or another kind of file. Get it again.') from error
     for key in ('state_dict', 'model'):
         if isinstance(state_dict, dict) and isinstance(state_dict.get(key), dict):
             state_dict = state_dict[key]
@@ -121,6 +128,7 @@ def _inflate_conv(layer: nn.Module, group: StateDict, divide_3t: bool, what: str
     _check_shape(entries['weight'], layer.weight.shape, what + '.weight with its time axis')
     if 'bias' in group and layer.bias is not None:
         entries['bias'] = group['bias']
+        _check_shape(entries['bias'], layer.bias.shape, what + '.bias')
     return entries
 
 

@@ -31,10 +31,14 @@ def recognizer_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
     A 1x1x1 convolution that classifies becomes a linear layer: (K, C, 1, 1, 1) -> (K, C).
 
     Raises:
-        ValueError: if the names are those of neither file.
+        ValueError: if the names are those of neither file, or the classifier is no 1x1x1 convolution.
     """
     if not any(name in state_dict for name in KNOWN_BY):
         raise ValueError(f'Neither {KNOWN_BY[0]} (torchvision, r2plus1d_18) nor {KNOWN_BY[1]} (I3D) is in the file; it '
                          f'has {list(state_dict)[:3]}, ...')
+    conv = state_dict.get('logits.conv3d.weight')
+    if conv is not None and (conv.dim() != 5 or conv.shape[2:] != (1, 1, 1)):
+        raise ValueError(f'logits.conv3d.weight has shape {tuple(conv.shape)}, and a 1x1x1 convolution that classifies '
+                         'has (K, C, 1, 1, 1).')
     return {CLASSIFIERS.get(name, f'backbone.{name}'): value.flatten(1) if name == 'logits.conv3d.weight' else value
             for name, value in state_dict.items()}

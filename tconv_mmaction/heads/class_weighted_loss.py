@@ -13,6 +13,8 @@ from mmaction.models.losses import CrossEntropyLoss
 from mmaction.registry import MODELS
 from torch import Tensor
 
+from ..utils.text_files import parse_label, read_lines
+
 
 def balanced_class_weights(ann_file: Union[str, Path], num_classes: int, delimiter: str = ' ') -> List[float]:
     """n / (K n_k) for each class of an annotation list.
@@ -24,21 +26,22 @@ def balanced_class_weights(ann_file: Union[str, Path], num_classes: int, delimit
 
     Raises:
         FileNotFoundError: if the list is not there.
-        ValueError: if a line has no label from 0 to K-1, or a class has no video.
+        ValueError: if a line has no label from 0 to K-1, or the file is no UTF-8 text, or a class has no video.
     """
     path = Path(ann_file)
     if not path.is_file():
         raise FileNotFoundError(f'{path} is not there. The class weights are counted in the training list; make it '
                                 '(docs/data.md), or set class_weight=[...] of a CrossEntropyLoss yourself.')
     counts: Counter = Counter()
-    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
-        label = line.strip().split(delimiter)[-1]
-        if not label.isdigit() or int(label) >= num_classes:
-            raise ValueError(f'{path}, line {number}: {label!r} is no label from 0 to {num_classes - 1} '
-                             f'(num_classes={num_classes}): {line!r}')
-        counts[int(label)] += 1
+        text = line.strip().split(delimiter)[-1]
+        label = parse_label(text, num_classes)
+        if label is None:
+            raise ValueError(f'{path}, line {number}: {text!r:.80} is no label from 0 to {num_classes - 1} '
+                             f'(num_classes={num_classes}): {line!r:.200}')
+        counts[label] += 1
     empty = [k for k in range(num_classes) if not counts[k]]
     if empty:
         raise ValueError(f'{path} has no video of class {empty}, and a class without videos has no weight. Check '

@@ -16,6 +16,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
+from ..utils.text_files import read_lines
 from .adapters import RecognizerScores
 
 VIDEO_KEYS = dict(label=-1, start_index=0, modality='RGB')
@@ -172,12 +173,11 @@ def class_names(path: Optional[str], classes: int) -> List[str]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it has another number of lines.
+        ValueError: if it has another number of lines or is no UTF-8 text.
     """
     if path is None:
         return [f'class {i}' for i in range(classes)]
-    with open(path, encoding='utf-8') as file:
-        names = [line.strip() for line in file if line.strip()]
+    names = [line.strip() for line in read_lines(path) if line.strip()]
     if len(names) != classes:
         raise ValueError(f'{path} has {len(names)} names, the model {classes} classes.')
     return names

@@ -170,14 +170,25 @@ def save_parameters(path: Union[str, 'os.PathLike[str]'], model: nn.Module) -> N
 
 def load_parameters(path: Union[str, 'os.PathLike[str]']) -> Tuple[Dict[str, Dict[str, Tensor]],
                                                                    Dict[str, Tuple[int, int, int]]]:
-    """What ``save_parameters`` wrote, as ``temporal_parameters`` and ``kernel_sizes`` give it."""
+    """What ``save_parameters`` wrote, as ``temporal_parameters`` and ``kernel_sizes`` give it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming the file, if it is damaged or of another kind.
+    """
     parameters: Dict[str, Dict[str, Tensor]] = {}
     sizes = {}
-    with np.load(path, allow_pickle=False) as file:
-        for key in file.files:
-            layer, _, name = key.rpartition('.')
-            if name == 'kernel_size':
-                sizes[layer] = tuple(int(size) for size in file[key])
-            else:
-                parameters.setdefault(layer, {})[name] = torch.from_numpy(file[key])
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for key in file.files:
+                layer, _, name = key.rpartition('.')
+                if name == 'kernel_size':
+                    sizes[layer] = tuple(int(size) for size in file[key])
+                else:
+                    parameters.setdefault(layer, {})[name] = torch.from_numpy(file[key])
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zip, zlib, numpy and torch each have errors of their own for damaged content
+        raise ValueError(f'{path} is no file of temporal parameters, or it is damaged: {type(error).__name__}: {error}.'
+                         ' Write it again with tools/analysis/temporal_params.py or TemporalParamsHook.') from error
     return parameters, sizes

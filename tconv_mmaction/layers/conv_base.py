@@ -76,7 +76,7 @@ class ConvBase(nn.Module):
                              f'{x.shape[-4]} channels: shape {tuple(x.shape)}.')
         for axis, size, k, d, (before, after) in zip(('frames (T)', 'rows (H)', 'columns (W)'), x.shape[-3:],
                                                      self.kernel_size, self.dilation, self._pads()):
-            need = d * (k - 1) + 1 - before - after
+            need = max(1, d * (k - 1) + 1 - before - after)  # padding around nothing is no clip
             if size < need:
                 raise ValueError(
                     f'{name}: an input of {size} {axis} is too short for a kernel of {k} with dilation {d} and padding '

@@ -59,8 +59,9 @@ class EgoMotionCrop(BaseTransform):
 
     Raises:
         ValueError: if neither or both kinds of crop are asked for, a number is out of range, the image is smaller
-            than ``crop_size`` or so small that a box could have no pixel, frames do not divide into clips, lazy operations are pending, or, with ``sigma > 0``,
-            there are ``gt_bboxes``, which belong to one frame of the clip and not to every one.
+            than ``crop_size`` or so small that a box could have no pixel, frames do not divide into clips, lazy
+            operations are pending, or, with ``sigma > 0``, there are ``gt_bboxes``, which belong to one frame of the
+            clip and not to every one.
     """
 
     def __init__(self, crop_size: Optional[int] = None, area_range: Optional[Sequence[float]] = None,

@@ -54,7 +54,7 @@ def target_of(text: str, clip: Clip):
         if clip.label is None:
             raise ValueError("this clip has no label: --target label needs --dataset; or give 'prediction' or a class.")
         return clip.label
-    if not text.lstrip('-').isdigit():
+    if not re.fullmatch(r'-?\d{1,9}', text):  # a negative one gets IndexError's message, with the number of classes
         raise ValueError(f"--target must be a class index, 'label' or 'prediction', got {text!r}.")
     return int(text)
 

@@ -53,6 +53,35 @@ def split_class(name, videos, fractions, rng):
     return parts
 
 
+def list_line(video: str, label: int, delimiter: str) -> str:
+    """"video label" as VideoDataset reads it back; ValueError if it could not."""
+    line = f'{video}{delimiter}{label}'
+    # VideoDataset strips the line and splits it; a name with the delimiter, a line break or a blank at its start fails.
+    if not delimiter or line.strip().split(delimiter) != [video, str(label)] or set(line) & set('\n\r'):
+        inside = delimiter and delimiter in video
+        why = (f'contains {delimiter!r}, which separates name and label in the lists' if inside else
+               f'and its label do not read back from the line {line!r}')
+        raise ValueError(f"{video!r} {why}. Rename it, or choose another one here "
+                         "and in the config: --delimiter ';' and dataset=dict(delimiter=';').")
+    _check_encodable(video)
+    return line
+
+
+def check_class_name(name: str) -> None:
+    """ValueError for a folder whose name does not fit on a line of classes.txt."""
+    if name.strip().splitlines() != [name]:
+        raise ValueError(f'the class {name!r} does not fit on one line of classes.txt (a line break, or a blank at its '
+                         'start or end). Rename the folder.')
+    _check_encodable(name)
+
+
+def _check_encodable(name: str) -> None:
+    try:
+        name.encode('utf-8')
+    except UnicodeEncodeError as error:
+        raise ValueError(f'{name!r} is no UTF-8 name, so no list can hold it. Rename it.') from error
+
+
 BASE = Path(__file__).parents[2] / 'configs/recognition/tconv3/resnet18-3t_scratch_1xb8-16x1x1-30e_folder-rgb.py'
 
 
@@ -79,20 +108,17 @@ def main(argv=None) -> int:
     parser.add_argument('--config', type=Path, help='also write a config that trains on these lists')
     parser.add_argument('--base', type=Path, default=BASE, help=f'what that config starts from (default: {BASE.name})')
     args = parser.parse_args(argv)
-    if args.val < 0 or args.test < 0 or args.val + args.test >= 1:
+    if not (args.val >= 0 and args.test >= 0 and args.val + args.test < 1):  # NaN is none of them
         parser.error(f'--val {args.val} and --test {args.test} must be shares that leave something for training.')
     try:
         classes, left_out = find_videos(args.folder)
         rng = random.Random(args.seed)
         lists = {'train': [], 'val': [], 'test': []}
         for label, (name, videos) in enumerate(classes.items()):
-            bad = next((v for v in videos if args.delimiter in v), None)
-            if bad is not None:
-                raise ValueError(f"{bad!r} contains {args.delimiter!r}, which separates name and label in the lists. "
-                                 "Rename it, or choose another one here and in the config: --delimiter ';' and "
-                                 "dataset=dict(delimiter=';').")
+            check_class_name(name)
+            lines = {video: list_line(video, label, args.delimiter) for video in videos}
             for part, names in split_class(name, videos, dict(val=args.val, test=args.test), rng).items():
-                lists[part] += [f'{v}{args.delimiter}{label}' for v in names]
+                lists[part] += [lines[v] for v in names]
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

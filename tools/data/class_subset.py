@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import List, Tuple
 
 from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.utils.text_files import parse_label, read_lines
 
 
 def choose(num_classes: int, seed: int = 0, share: float = 0.5) -> List[int]:
@@ -33,12 +34,13 @@ def read_list(path: Path, num_classes: int, delimiter: str) -> List[Tuple[str, i
         ValueError: with the number of the line, if its label is none of the ``num_classes``, and if a class is empty.
     """
     entries = []
-    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), start=1):
-        head, _, label = line.rpartition(delimiter)
-        if not head or not label.strip().isdigit() or int(label) >= num_classes:
-            raise ValueError(f'{path}, line {number}: {line!r} does not end in {delimiter!r} and a label from 0 to '
-                             f'{num_classes - 1}.')
-        entries.append((head, int(label)))
+    for number, line in enumerate(read_lines(path), start=1):
+        head, _, text = line.rpartition(delimiter)
+        label = parse_label(text, num_classes)
+        if not head or label is None:
+            raise ValueError(f'{path}, line {number}: {line!r:.200} does not end in {delimiter!r} and a label from 0 '
+                             f'to {num_classes - 1}.')
+        entries.append((head, label))
     empty = sorted(set(range(num_classes)) - {label for _, label in entries})
     if empty:
         raise ValueError(f'{path} has no line of {len(empty)} of {num_classes} classes: {empty[:10]}'
@@ -62,7 +64,7 @@ def main(argv=None) -> int:
     classes = choose(args.num_classes, args.seed, args.share)
     new = {old: label for label, old in enumerate(classes)}
     try:
-        names = args.names.read_text(encoding='utf-8').splitlines() if args.names else [''] * args.num_classes
+        names = read_lines(args.names) if args.names else [''] * args.num_classes
         if len(names) != args.num_classes:
             raise ValueError(f'{args.names} has {len(names)} lines for {args.num_classes} classes.')
         lists = {split: read_list(path, args.num_classes, args.delimiter)

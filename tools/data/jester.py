@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.utils.text_files import read_lines, read_text
 
 SPLITS = dict(train='jester-v1-train.csv', val='jester-v1-validation.csv')
 
 
 def read_labels(path: Path) -> Dict[str, int]:
     """{class name: label}."""
-    names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+    names = [line.strip() for line in read_lines(path) if line.strip()]
     if len(set(names)) != len(names):
         raise ValueError(f'{path} names a class twice: {sorted({n for n in names if names.count(n) > 1})}.')
     return {name: label for label, name in enumerate(names)}
@@ -40,17 +41,20 @@ def read_split(path: Path, labels: Dict[str, int]) -> List[Tuple[str, int]]:
         ValueError: with the line, if it is none, its class is not in ``labels``, or its video was there before.
     """
     entries, seen = [], set()
+    read_text(path)  # says with the file's name if it is no text
     with open(path, encoding='utf-8', newline='') as file:
-        for row in csv.reader(file, delimiter=';'):
-            if not row:
-                continue
-            if len(row) != 2 or row[1].strip() not in labels:
-                raise ValueError(f'{path}: {";".join(row)!r} is not "id;class" with one of the {len(labels)} classes '
-                                 'of the labels file.')
-            if row[0] in seen:
-                raise ValueError(f'{path}: video {row[0]} comes twice.')
-            seen.add(row[0])
-            entries.append((row[0], labels[row[1].strip()]))
+        try:
+            rows = list(csv.reader(file, delimiter=';'))
+        except csv.Error as error:
+            raise ValueError(f'{path} is no csv file: {error}. Is a quotation mark open?') from error
+    for row in filter(None, rows):
+        if len(row) != 2 or row[1].strip() not in labels:
+            raise ValueError(f'{path}: {";".join(row)!r:.200} is not "id;class" with one of the {len(labels)} classes '
+                             'of the labels file.')
+        if row[0] in seen:
+            raise ValueError(f'{path}: video {row[0]:.80} comes twice.')
+        seen.add(row[0])
+        entries.append((row[0], labels[row[1].strip()]))
     return entries
 
 

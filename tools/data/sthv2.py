@@ -13,12 +13,12 @@ The class of a video is its template without the brackets. The lists are written
 --allow-missing without the videos that are not there, which are named. The test split has no labels.
 """
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
 from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.utils.text_files import parse_label, read_json
 
 SPLITS = dict(train='train', val='validation')
 
@@ -34,7 +34,13 @@ def find_json(folder: Path, name: str) -> Path:
 
 def read_labels(path: Path) -> Dict[str, int]:
     """{template without brackets: label}; labels are 0 to K-1."""
-    labels = {name: int(label) for name, label in json.loads(path.read_text(encoding='utf-8')).items()}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} holds no object {{"class": "label"}}, but {content!r:.80}.')
+    labels = {name: parse_label(str(label), len(content)) for name, label in content.items()}
+    bad = {name: content[name] for name, label in labels.items() if label is None}
+    if bad:
+        raise ValueError(f'{path}: the labels of {len(content)} classes are not 0 to {len(content) - 1}: {bad!r:.200}.')
     if sorted(labels.values()) != list(range(len(labels))):
         raise ValueError(f'{path}: the labels of {len(labels)} classes are not 0 to {len(labels) - 1}.')
     return labels
@@ -47,17 +53,22 @@ def read_split(path: Path, labels: Dict[str, int]) -> List[Tuple[str, int]]:
         ValueError: with the video, if it has no template, its class is not in ``labels``, or it comes twice.
     """
     entries, seen = [], set()
-    for entry in json.loads(path.read_text(encoding='utf-8')):
-        if not isinstance(entry, dict) or 'id' not in entry or 'template' not in entry:
-            raise ValueError(f'{path}: {entry!r} has no id and template. The test split has no labels; train.json and '
-                             'validation.json have.')
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise ValueError(f'{path} holds no list of videos, but {content!r:.80}.')
+    for entry in content:
+        if (not isinstance(entry, dict) or not isinstance(entry.get('id'), (str, int))
+                or not isinstance(entry.get('template'), str)):
+            raise ValueError(f'{path}: {entry!r:.200} has no id and template. The test split has no labels; train.json '
+                             'and validation.json have.')
         name = entry['template'].replace('[', '').replace(']', '')
         if name not in labels:
             raise ValueError(f'{path}: the class {name!r} of video {entry["id"]} is not in labels.json.')
-        if entry['id'] in seen:
-            raise ValueError(f'{path}: video {entry["id"]} comes twice.')
-        seen.add(entry['id'])
-        entries.append((str(entry['id']), labels[name]))
+        video = str(entry['id'])
+        if video in seen:
+            raise ValueError(f'{path}: video {video} comes twice.')
+        seen.add(video)
+        entries.append((video, labels[name]))
     return entries
 
 

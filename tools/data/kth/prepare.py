@@ -67,7 +67,10 @@ def parse_sequences(text: str) -> Tuple[Dict[str, List[Range]], List[str]]:
         if 'missing' in rest:
             missing.append(name)
             continue
-        videos[name] = [(int(first), int(last)) for first, last in re.findall(r'(\d+)\s*-\s*(\d+)', rest)]
+        found = re.findall(r'(\d+)\s*-\s*(\d+)', rest)
+        if any(len(number) > 9 for pair in found for number in pair):  # beyond any video, and beyond int() at 4300
+            raise ValueError(f'{where:.200}: a frame number of more than nine digits.')
+        videos[name] = [(int(first), int(last)) for first, last in found]
         if not videos[name]:
             raise ValueError(f'{where}: no ranges of frames, as in "frames 1-95, 96-185".')
         for first, last in videos[name]:
