@@ -9,7 +9,8 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, save_best='auto', max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    sync_buffers=dict(type='SyncBuffersHook'))
+    sync_buffers=dict(type='SyncBuffersHook'),
+    temporal_params_watch=dict(type='TemporalParamsWatchHook', interval=50))
 custom_hooks = [dict(type='CheckInvalidLossHook', interval=20)]
 
 env_cfg = dict(
