@@ -6,10 +6,12 @@ batch only, and torch's SyncBatchNorm needs CUDA: nets that have one run with it
 """
 import os
 import re
+import runpy
 import signal
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from many_processes import run_ranks
@@ -20,6 +22,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import FlexibleRunner, Runner
+from test_compare_models import ROOT, TOOL, command, finished, project, result  # noqa: F401
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
@@ -28,6 +31,12 @@ from tconv_mmaction.layers import Conv3T
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='ranks are forked, which a CUDA process cannot be')
 MANY = [2, pytest.param(4, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def scope():
+    """Before the borrowed fixtures of test_compare_models, which build models."""
+    init_default_scope('mmaction')
 
 
 @DATASETS.register_module()
@@ -192,6 +201,22 @@ def test_the_first_rank_alone_writes_and_each_file_once(alone, many):
     assert sorted(records) == sorted(f'temporal_params/epoch_{epoch}{end}' for epoch in (1, 2, 3) for end in (
         '.csv', '.npz'))
     assert {f'epoch_{epoch}.pth' for epoch in (1, 2, 3)} < set(final)
+
+
+def compare_here(folder, arguments):
+    sys.path.insert(0, str(folder))
+    os.environ['READ_NOTES'] = os.devnull
+    return runpy.run_path(str(TOOL))['main']([*arguments, '--launcher', 'pytorch'])
+
+
+@pytest.mark.slow
+def test_the_analysis_of_four_processes_is_that_of_one(finished, project, tmp_path):  # noqa: F811
+    """samples.csv, summary.json and tables.md of compare_models.py to the byte; two processes: test_compare_models."""
+    out = tmp_path / 'out'
+    codes = run_ranks(compare_here, 4, tmp_path / 'ranks', project, command(project, out))
+    assert codes[0] == 1 and result(out) == result(finished[0])  # 1: a clip cannot be read, with one process too
+    rows = [len((out / f'rows/rank{rank}.jsonl').read_text().splitlines()) for rank in range(4)]
+    assert sum(rows) == 20 and min(rows) > 0  # 10 clips of 2 models, each once
 
 
 THREE = dict(type='I3DHead', num_classes=3, topk=1, dropout_ratio=0., average_clips='prob')
@@ -363,3 +388,15 @@ def test_a_lost_rank_ends_the_others_with_an_error(tmp_path, what, timeout, mess
     assert codes == [1, -signal.SIGKILL]
     assert re.search(message, logs[0].splitlines()[-1]) and 'Epoch(train) [2][2/2]' not in logs[0]
     assert torch.load(tmp_path / 'work/epoch_1.pth')['meta']['iter'] == 2  # what was saved before is whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ctrl_c_leaves_nothing_behind(tmp_path):
+    """tools/experiments/interrupts.py, once at each kind of moment."""
+    main = runpy.run_path(str(ROOT / 'tools/experiments/interrupts.py'))['main']
+    assert main([str(tmp_path / 'out'), '--trials', '8', '--wait', '600']) == 0
+    table = pd.read_csv(tmp_path / 'out/trials.csv')
+    assert len(table) == 8 and set(table.moment) == {
+        'import', 'any time', 'training', 'checkpoint', 'evaluation', 'record', 'two processes'}
+    assert (table.leftover == 0).all() and table.unreadable.isna().all() and (table.exit_code != 0).all()

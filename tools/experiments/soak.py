@@ -10,7 +10,8 @@ not persistent: every epoch starts and ends its own, so thousands of them come a
 samples.csv has a line per process and sample: seconds, iteration and epoch, role, RSS, PSS and USS in MB (10^6 bytes),
 open files, threads, CPU seconds and, for the main process, its children. report.json and soak.png hold straight lines
 fitted to the block means after a warm-up: consecutive samples depend on each other, so the confidence interval comes
-from 30 means of equal parts of the time instead of from the samples.
+from 30 means of equal parts of the time instead of from the samples. The main process is judged by its RSS: a forked
+worker shares its pages, so its USS falls by hundreds of MB whenever a worker is alive.
 """
 import argparse
 import csv
@@ -131,6 +132,8 @@ def slope(x: np.ndarray, y: np.ndarray) -> Dict[str, float]:
         raise ValueError(f'{len(x)} samples after the warm-up are too few for a slope with an interval: wait for six, '
                          'or give a shorter --warm-up.')
     x, y = (np.array([part.mean() for part in np.array_split(values, blocks)]) for values in (x, y))
+    if np.ptp(y) == 0:  # linregress has no error for that
+        return dict(slope=0., low=0., high=0.)
     fit = linregress(x, y)
     half = t.ppf(0.975, blocks - 2) * fit.stderr
     return dict(slope=float(fit.slope), low=float(fit.slope - half), high=float(fit.slope + half))
@@ -151,7 +154,7 @@ def report(out_dir: Path, warm_up: float) -> Dict[str, object]:
         epochs=int(main.epoch.iloc[-1]), main_cpu_hours=float(main.cpu_s.iloc[-1] / 3600), samples=len(main),
         samples_after_warm_up=len(steady), workers_seen=int(workers.pid.nunique()),
         longest_gap_s=float(main.seconds.diff().max()))
-    series = dict(main_rss=(steady, 'rss_mb'), main_uss=(steady, 'uss_mb'), main_files=(steady, 'files'),
+    series = dict(main_rss=(steady, 'rss_mb'), main_files=(steady, 'files'),
                   main_threads=(steady, 'threads'), main_children=(steady, 'children'),
                   worker_rss=(worker.reset_index(), 'rss_mb'), worker_uss=(worker.reset_index(), 'uss_mb'),
                   worker_files=(worker.reset_index(), 'files'))
@@ -179,7 +182,6 @@ def draw(main: pd.DataFrame, workers: pd.DataFrame, warm_up: float, path: Path) 
         axes.axvspan(0, steady.iteration.iloc[0], color='0.93')
         axes.grid(alpha=0.3)
     top.plot(main.iteration, main.rss_mb, '.', ms=2, color='tab:blue', label='main process, RSS')
-    top.plot(main.iteration, main.uss_mb, '.', ms=2, color='tab:cyan', label='main process, USS')
     top.plot(workers.iteration, workers.uss_mb, '.', ms=2, color='tab:orange', label='each data worker, USS')
     top.set_ylabel('MB')
     top.set_ylim(bottom=0)
@@ -201,7 +203,7 @@ def main(argv=None) -> None:
     result = report(args.out_dir, args.warm_up)
     print(f"{result['hours']:.2f} h, {result['iterations']} iterations, {result['epochs']} epochs, "
           f"{result['workers_seen']} workers seen")
-    for name, unit in (('main_rss', 'MB'), ('main_uss', 'MB'), ('worker_rss', 'MB'), ('worker_uss', 'MB'),
+    for name, unit in (('main_rss', 'MB'), ('worker_rss', 'MB'), ('worker_uss', 'MB'),
                        ('main_files', ''), ('main_threads', ''), ('worker_files', '')):
         row, hour, step = (result[name], result[name]['per_hour'], result[name]['per_1000_iterations'])
         print(f"{name:13} {row['first_tenth']:9.2f} -> {row['last_tenth']:9.2f} {unit:2}  per hour "
