@@ -10,6 +10,7 @@ Besides, MMEngine forgets: the validation that a run was killed in or before (an
 and plateau schedulers), the count of EarlyStoppingHook, and the seed of the sampler of a run without a seed. The hook
 keeps or makes up for them.
 """
+import os
 from typing import Any, Dict, List, Optional
 
 import numpy as np
@@ -128,7 +129,14 @@ class ExactResumeHook(Hook):
 
     def catch_up(self, runner: Runner) -> None:
         """Make up for the validation that belongs to the checkpoint, if it was not, or not wholly, in it."""
-        if runner.iter == 0 or not self._loaded or not _validation_is_due(runner):
+        hub = runner.message_hub
+        if runner.iter == 0 or not self._loaded:
+            return
+        for hook in runner.hooks:  # a resumed CheckpointHook does not know which file to write a new best score into
+            if isinstance(hook, CheckpointHook) and hook.last_ckpt is None and 'last_ckpt' in hub.runtime_info:
+                name = os.path.basename(hub.get_info('last_ckpt'))
+                hook.last_ckpt = hook.file_backend.join_path(hook.out_dir, name)
+        if not _validation_is_due(runner):
             return
         metrics = self._loaded.get('metrics')
         if metrics is None:
