@@ -10,6 +10,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, save_best='auto', max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     sync_buffers=dict(type='SyncBuffersHook'),
+    exact_resume=dict(type='ExactResumeHook'),
     temporal_params_watch=dict(type='TemporalParamsWatchHook', interval=50))
 custom_hooks = [dict(type='CheckInvalidLossHook', interval=20)]
 

@@ -10,6 +10,7 @@ requirements   --                      a missing or unfit mmcv / importlib_metad
 drn            mmaction2 #2714         stands in for the folder that the released wheel lacks
 checkpoints    mmengine #1655          lets weights_only loading read what MMEngine writes, and nothing that runs code
 distributed    --                      several processes on a machine without CUDA: gloo, and no device ids
+whole_files    --                      a kill or a full disk leaves no half checkpoint; --resume passes over one
 =============  ======================  ===========================================================================
 
 ``TCONV_MMACTION_NO_COMPAT=1`` switches all of it off. ``python -m tconv_mmaction`` prints what was done.
@@ -17,7 +18,7 @@ distributed    --                      several processes on a machine without CU
 import os
 from typing import List, NamedTuple
 
-from . import checkpoints, distributed, drn, requirements
+from . import checkpoints, distributed, drn, requirements, whole_files
 
 __all__ = ['SWITCH', 'Part', 'apply', 'report']
 
@@ -37,6 +38,7 @@ _PARTS = {
     'drn': (drn, 'https://github.com/open-mmlab/mmaction2/issues/2714'),
     'checkpoints': (checkpoints, 'https://github.com/open-mmlab/mmengine/issues/1655'),
     'distributed': (distributed, ''),
+    'whole_files': (whole_files, ''),
 }
 _report: List[Part] = []
 
