@@ -11,6 +11,7 @@ import torch
 from mmaction.datasets.transforms import DecordInit as PlainDecordInit
 from mmaction.registry import DATASETS, TRANSFORMS
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -19,6 +20,7 @@ from tconv_mmaction.datasets.tolerant_video_dataset import TolerantVideoDataset,
 from tconv_mmaction.transforms import UnreadableVideoError
 from tconv_mmaction.transforms.decord_video import first_line
 from tconv_mmaction.utils.lossless_video import write_video
+from tconv_mmaction.utils.sample_seeds import seed_samples
 
 DECODE = [dict(type='DecordInit'), dict(type='SampleFrames', clip_len=4, frame_interval=1), dict(type='DecordDecode')]
 ENCODED = {}  # a video per grey value
@@ -232,6 +234,19 @@ def test_same_seed_same_replacements(tmp_path, workers):
     assert len({epoch[3] for epoch in first}) > 1  # drawn anew in every epoch
 
 
+def test_replacements_do_not_depend_on_the_workers_where_samples_are_seeded(tmp_path):
+    folder = tmp_path / 'v'
+    make_videos(folder, 20, [b''])
+
+    def values(workers):
+        loader = DataLoader(DATASETS.build(dataset_cfg(folder)), batch_size=7, num_workers=workers,
+                            collate_fn=pseudo_collate)
+        seed_samples(loader, (5,), epoch=2)  # as ExactResumeHook does
+        return [int(inputs[0, 0, 0, 0, 0]) for batch in loader for inputs in batch['inputs']]
+
+    assert len(values(0)) == 21 and values(0) == values(2)
+
+
 def test_more_than_the_share_stops(tmp_path):
     folder = tmp_path / 'v'
     names = make_videos(folder, 17, [b'', b'', b''])
@@ -371,19 +386,18 @@ def training(folder, work_dir, workers=2, **dataset):
 
 
 def test_one_percent_unreadable_trains_to_the_end(tmp_path):
-    """2 of 200, in two epochs with two workers, listed once each in the work_dir."""
+    """1 of 100, in two epochs with two workers, which may both meet it: one line in the work_dir."""
     folder, work_dir = tmp_path / 'v', tmp_path / 'run'
     write_video(tmp_path / 'long.mkv', np.random.RandomState(0).randint(0, 256, (9, 20, 20), dtype='uint8'))
     cut = (tmp_path / 'long.mkv').read_bytes()[:700]  # before the end of the first frame
-    make_videos(folder, 198, [cut, b'not a video\n'])
+    make_videos(folder, 99, [cut])
     runner = training(folder, work_dir)
     runner.train()
-    assert runner.iter == 2 * 20 and runner.epoch == 2 and (work_dir / 'epoch_2.pth').exists()
+    assert runner.iter == 2 * 10 and runner.epoch == 2 and (work_dir / 'epoch_2.pth').exists()
     entries = listed(work_dir / 'bad_videos.jsonl')
-    assert sorted((entry['file'], entry['kind']) for entry in entries) == [
-        (str(folder / 'bad0.mp4'), 'truncated'), (str(folder / 'bad1.mp4'), 'text')]
+    assert [(entry['file'], entry['kind']) for entry in entries] == [(str(folder / 'bad0.mp4'), 'truncated')]
     log = (work_dir / runner.timestamp / f'{runner.timestamp}.log').read_text()
-    assert log.count('is replaced by another sample') == 2 and 'bad0.mp4' in log and '(2 of 200 so far' in log
+    assert log.count('is replaced by another sample') == 1 and 'bad0.mp4' in log and '(1 of 100 so far' in log
 
 
 def test_six_percent_unreadable_stops_with_the_names(tmp_path):
