@@ -361,8 +361,8 @@ def make_figure(runs: pd.DataFrame, measure: str = 'val') -> Figure:
     panels = [(part, comparison) for part, comparisons in comparisons_of(runs).items() for comparison in comparisons]
     columns = min(4, max(1, len(panels)))
     figure = Figure(figsize=(4.4 * columns, 3.8 * math.ceil(len(panels) / columns)), layout='constrained')
-    axes = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False, sharey=True).flat
-    for axis in list(axes)[len(panels):]:
+    axes = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False, sharey=True).ravel()
+    for axis in axes[len(panels):]:
         axis.set_axis_off()
     for axis, (part, comparison) in zip(axes, panels):
         for net, color in zip(comparison, ('tab:blue', 'tab:orange')):
