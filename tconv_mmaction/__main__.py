@@ -2,9 +2,20 @@
 import argparse
 import pickle
 import sys
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 from . import doctor, mim_scripts
+from .setup_checks import SetupError
+
+
+def run_script(name: str, arguments: Sequence[str], mistakes: Tuple[type, ...] = ()) -> int:
+    """:func:`.mim_scripts.run_script`; a wrong setup, a refused file and ``mistakes`` are a message, no traceback."""
+    try:
+        mim_scripts.run_script(name, arguments)
+    except (SetupError, pickle.UnpicklingError, *mistakes) as error:
+        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        return 1
+    return 0
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -17,12 +28,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     args = parser.parse_args(arguments)
     if args.command is None:
         return doctor.main()
-    try:
-        mim_scripts.run_script(args.script, args.arguments)
-    except (FileNotFoundError, pickle.UnpicklingError) as error:  # a user's mistake or a refused file: no traceback
-        print(f'{type(error).__name__}: {error}', file=sys.stderr)
-        return 1
-    return 0
+    return run_script(args.script, args.arguments, (FileNotFoundError, ))
 
 
 if __name__ == '__main__':

@@ -3,15 +3,20 @@
 Our ``tools/train.py`` and ``tools/test.py`` are mmaction2's own, so that their options never drift apart; scripts that
 import no component, such as ``deployment/publish_model.py``, get :mod:`tconv_mmaction.compat` this way.
 """
+import contextlib
 import difflib
+import functools
 import runpy
 import sys
 from pathlib import Path
-from typing import List, Sequence
+from typing import Any, Iterator, List, Sequence
 
 import mmaction
+from mmengine.runner import FlexibleRunner, Runner
 
 from .compat import checkpoints
+
+CHECKED = {'train.py': 'train', 'test.py': 'test'}  # scripts whose config is checked first, and for what
 
 
 def scripts_folder() -> Path:
@@ -35,10 +40,33 @@ def available_scripts() -> List[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.py'))
 
 
+@contextlib.contextmanager
+def checked_setup(mode: str) -> Iterator[None]:
+    """Inside, a Runner is built from a config only after :func:`.setup_checks.check_once` has passed it."""
+    from .setup_checks import check_once
+    originals = {runner: vars(runner)['from_cfg'] for runner in (Runner, FlexibleRunner)}
+
+    def checking(original: Any) -> Any:
+        @functools.wraps(original.__func__)
+        def from_cfg(cls: type, cfg: Any) -> Any:
+            check_once(cfg, mode)
+            return original.__func__(cls, cfg)
+        return classmethod(from_cfg)
+
+    for runner, original in originals.items():
+        runner.from_cfg = checking(original)
+    try:
+        yield
+    finally:
+        for runner, original in originals.items():
+            runner.from_cfg = original
+
+
 def run_script(name: str, arguments: Sequence[str]) -> None:
     """Run the script as ``python NAME ARGUMENTS`` would, in this process.
 
-    A checkpoint that the script loads by itself is read with weights_only on, and a refusal names the file.
+    A checkpoint that the script loads by itself is read with weights_only on, and a refusal names the file. What
+    train.py and test.py are going to use of the config is checked before anything is built.
 
     Args:
         name: path relative to :func:`scripts_folder`, such as ``deployment/publish_model.py``.
@@ -46,6 +74,7 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: if there is no such script; the message lists the nearest names.
+        SetupError: if the config or its files are wrong.
     """
     path = scripts_folder() / name
     if not path.is_file():
@@ -57,7 +86,10 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.parent))  # as Python does for a script
     try:
-        with checkpoints.guarded_torch_load():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(checkpoints.guarded_torch_load())
+            if name in CHECKED:
+                stack.enter_context(checked_setup(CHECKED[name]))
             runpy.run_path(str(path), run_name='__main__')
     finally:
         sys.argv, sys.path[:] = argv, search_path

@@ -1,10 +1,11 @@
 """Test a checkpoint: ``python tools/test.py CONFIG CHECKPOINT``, with the options of mmaction2's own tools/test.py.
 
-It is that script, run with this package imported first, so that a config works with or without ``custom_imports``.
+It is that script, run with this package imported first, so that a config works with or without ``custom_imports``, and
+with config, lists and checkpoint looked at before anything starts. A user's mistake is one message, no traceback.
 """
 import sys
 
-from tconv_mmaction.mim_scripts import run_script
+from tconv_mmaction.__main__ import run_script
 
 if __name__ == '__main__':
-    run_script('test.py', sys.argv[1:])
+    sys.exit(run_script('test.py', sys.argv[1:]))

@@ -11,6 +11,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     sync_buffers=dict(type='SyncBuffersHook'),
     exact_resume=dict(type='ExactResumeHook'),
+    check_setup=dict(type='CheckSetupHook'),
     temporal_params_watch=dict(type='TemporalParamsWatchHook', interval=50))
 custom_hooks = [dict(type='CheckInvalidLossHook', interval=20)]
 

@@ -1,9 +1,11 @@
 from .check_invalid_loss_hook import CheckInvalidLossHook
+from .check_setup_hook import CheckSetupHook
 from .deploy_model_hook import DeployModelHook
 from .exact_resume_hook import ExactResumeHook
 from .temporal_params_hook import TemporalParamsHook
 from .temporal_params_watch_hook import TemporalParamsError, TemporalParamsWatchHook
 
 __all__ = [
-    'CheckInvalidLossHook', 'DeployModelHook', 'ExactResumeHook', 'TemporalParamsHook', 'TemporalParamsError', 'TemporalParamsWatchHook'
+    'CheckInvalidLossHook', 'CheckSetupHook', 'DeployModelHook', 'ExactResumeHook', 'TemporalParamsHook',
+    'TemporalParamsError', 'TemporalParamsWatchHook'
 ]

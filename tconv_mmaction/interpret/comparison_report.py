@@ -2,6 +2,7 @@
 
 Everything is drawn from what :func:`.model_comparison.compare` returns.
 """
+import html
 from typing import List, Optional, Sequence
 
 from matplotlib.figure import Figure
@@ -17,6 +18,11 @@ COLOURS = ('#e6781e', '#2f6db3')  # orange and blue: told apart by every eye, an
 
 def _number(value: Optional[float]) -> str:
     return '–' if value is None else f'{value:.3g}'
+
+
+def _cell(text: str) -> str:
+    """A name for a cell of a Markdown table: no end of the cell, no line, no HTML."""
+    return html.escape(' '.join(str(text).split()), quote=False).replace('\\', '\\\\').replace('|', '\\|')
 
 
 def _rows(cells: Sequence[Sequence[str]]) -> List[str]:
@@ -49,13 +55,13 @@ def tables(comparison: dict, titles: Sequence[str], class_names: Optional[Sequen
         class_names: one per class; 'class 0', ... by default.
         target: whose class the scores are of, for the caption.
     """
-    lines = []
+    lines, titles = [], [_cell(title) for title in titles]
     if comparison['f1'] is not None:
         found = comparison['f1']
         classes = sorted({int(c) for scores in found for c in scores['classes']})
         cells = [['Class', *titles]]
         for c in classes:
-            name = class_names[c] if class_names else f'class {c}'
+            name = _cell(class_names[c]) if class_names else f'class {c}'
             cells.append([name, *(_number(scores['classes'].get(str(c))) for scores in found)])
         cells.append(['mean F1', *(_number(scores['mean']) for scores in found)])
         cells.append(['accuracy', *(_number(value) for value in comparison['accuracy'])])

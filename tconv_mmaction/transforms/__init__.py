@@ -1,8 +1,9 @@
+from .confine_paths import ConfinePaths
 from .decord_video import DecordDecode, DecordInit, UnreadableVideoError
 from .ego_motion import EgoMotionCrop
 from .random_rate import RandomRateSampleFrames
 from .reverse import ReverseFrames
 from .whole_video import WholeVideoSampleFrames
 
-__all__ = ['DecordDecode', 'DecordInit', 'EgoMotionCrop', 'RandomRateSampleFrames', 'ReverseFrames',
+__all__ = ['ConfinePaths', 'DecordDecode', 'DecordInit', 'EgoMotionCrop', 'RandomRateSampleFrames', 'ReverseFrames',
            'UnreadableVideoError', 'WholeVideoSampleFrames']

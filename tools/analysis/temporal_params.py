@@ -24,6 +24,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
+from tconv_mmaction.compat.checkpoints import UnsafeCheckpointError
 from tconv_mmaction.interpret import (
     draw_distributions,
     draw_trajectories,
@@ -91,6 +92,8 @@ def load_model(config: str, checkpoint: str, options: Dict) -> nn.Module:
                          "type='Conv3T') (*-3t_*).")
     try:
         loaded = load_checkpoint(model, checkpoint, map_location='cpu')
+    except UnsafeCheckpointError:
+        raise
     except ValueError as error:  # from Conv3T; it knows the shapes, not the files
         raise ValueError(f'{checkpoint} is of another model than {config}: {error}') from error
     keys = {re.sub(r'^module\.', '', key) for key in loaded.get('state_dict', loaded)}

@@ -21,13 +21,12 @@ import time
 from pathlib import Path
 from typing import Dict, List, Sequence
 
-import mmengine
 import pandas as pd
 from scipy.stats import binom, binomtest
 from sklearn.metrics import f1_score
 
-import tconv_mmaction  # noqa: F401  makes mmaction2 importable, for the predictions of test.py
 from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.utils.read_dump import read_dump
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = Path(__file__).resolve().parent / 'clstm_jhmdb'
@@ -103,7 +102,7 @@ def test(model: str, split: int, folder: Path, data_root: Path, checkpoint: Path
              f'test_dataloader.dataset.pipeline.2.enabled={order == "reversed"}',
              *data_options('test_dataloader', data_root, split, part)], folder / 'test.log')
         metrics = json.loads(max(work_dir.glob('*/*.json')).read_text())  # named by the time; test.py's own numbers
-        samples = mmengine.load(dump)
+        samples = read_dump(dump)
         atomic_write_text(result, json.dumps(dict(
             model=model, split=split, clips=part, order=order,
             accuracy=metrics['f1/top1'], f1=metrics['f1/mean'],
