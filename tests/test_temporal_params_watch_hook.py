@@ -287,6 +287,19 @@ def test_a_model_without_temporal_parameters_is_left_alone(tmp_path, conv):
     assert not rows(tmp_path)
 
 
+def test_sharded_parameters_are_left_alone(tmp_path):
+    class FullyShardedDataParallel(nn.Module):  # what FSDP leaves of a parameter outside of forward is not to be read
+        def __init__(self):
+            super().__init__()
+            self.conv = Conv3T(1, 2, 3)
+
+    runner = build(tmp_path)
+    hook = HOOKS.build(dict(type='TemporalParamsWatchHook'))
+    runner.model.inner = FullyShardedDataParallel()
+    hook.before_train(runner)
+    assert not hook._layers and 'sharded over the processes (FSDP)' in runner.told[-1]
+
+
 @pytest.mark.parametrize('kwargs, message', [
     (dict(interval=0), 'interval must be a positive number of iterations, got 0'),
     (dict(interval=1.5), 'interval .* got 1.5'),

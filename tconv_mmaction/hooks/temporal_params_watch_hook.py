@@ -17,7 +17,7 @@ from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..interpret.temporal_parameters import closest_similarity, temporal_layers, unwrap
 from ..layers import TEMPORAL_PARAMETERS, Conv3T
@@ -82,6 +82,11 @@ def _limits(name: str, value: Optional[Sequence[float]]) -> Tuple[float, float]:
     return low, high
 
 
+def _sharded(model: nn.Module) -> bool:
+    return (any(type(module).__name__ == 'FullyShardedDataParallel' for module in model.modules())
+            or any(hasattr(parameter, 'to_local') for parameter in model.parameters()))  # FSDP2's DTensors
+
+
 @HOOKS.register_module()
 class TemporalParamsWatchHook(Hook):
     """Checks the temporal parameters of all ``Conv3T`` layers every N iterations, and before and after the training.
@@ -97,7 +102,8 @@ class TemporalParamsWatchHook(Hook):
 
     A check reads all layers on their device and copies one small tensor to the CPU; between checks nothing is read.
     With several processes the worst value of all counts, so all stop at the same iteration, and the main process alone
-    writes. A model without ``Conv3T`` layers of several frames is left alone, which the log says.
+    writes. A model without ``Conv3T`` layers of several frames is left alone, as is one that FSDP shards; the log says
+    so.
 
     Args:
         interval: iterations between checks.
@@ -155,6 +161,11 @@ class TemporalParamsWatchHook(Hook):
         if not self._layers:
             runner.logger.info(f'TemporalParamsWatchHook: {type(unwrap(runner.model)).__name__} has no Conv3T layer '
                                'with kT > 1, so there is nothing to watch.')
+            return
+        if _sharded(runner.model):
+            runner.logger.warning('TemporalParamsWatchHook: the parameters are sharded over the processes (FSDP), and '
+                                  'no process has a whole one to look at; the hook does nothing.')
+            self._layers = {}
             return
         self._path = Path(runner.work_dir) / 'temporal_params_watch.csv'
         self._written = read_text(self._path) if self._path.is_file() else ','.join(COLUMNS) + '\n'
