@@ -1,12 +1,9 @@
 """Class weights counted in a list, and the loss that uses them."""
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from mmaction.registry import MODELS
+from tiny_project import ROOT, run_here
 
 from tconv_mmaction.heads.class_weighted_loss import balanced_class_weights
 
@@ -20,8 +17,7 @@ def ann_file(tmp_path):
 
 def test_weights_by_hand(ann_file):
     assert balanced_class_weights(ann_file, 3) == [2., 6 / 9, 1.]
-    tool = Path(__file__).parent.parent / 'tools/data/class_weights.py'
-    done = subprocess.run([sys.executable, tool, ann_file, '3'], capture_output=True, text=True)
+    done = run_here(['python', ROOT / 'tools/data/class_weights.py', ann_file, '3'], ROOT)
     assert done.stdout.strip() == '[2, 0.666667, 1]'
 
 

@@ -11,7 +11,6 @@ import pickle
 import random
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from test_inflation import WIDTH, random_resnet2d  # a state dict in the layout of torchvision's ResNet18, 8 wide
+from tiny_project import run_here
 
 from tconv_mmaction.layers import Conv3T
 
@@ -63,24 +63,17 @@ class Project:
         self.folder = folder
         for name in ('tools', 'configs'):
             (folder / name).symlink_to(ROOT / name)
-        (folder / 'bin').mkdir()
-        (folder / 'bin/python').symlink_to(sys.executable)
-        path = os.pathsep.join([str(folder / 'bin'), os.environ['PATH']])
-        search = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), *filter(None, sys.path)]))
-        self.env = dict(os.environ, PATH=path, PYTHONPATH=search, OMP_NUM_THREADS='1')
 
     def bash(self, code):
-        """In a shell; a single short tool in this process, where everything is imported already."""
-        tool = re.match(r'python (tools/(?:data|convert)/\S+\.py) ', code)
-        if tool and '\n' not in code.strip():
-            arguments = shlex.split(code, comments=True)[2:]
-            return self.python(f'import runpy, sys\nsys.argv = {["tool", *arguments]}\n'
-                               f'try:\n    runpy.run_path({tool[1]!r}, run_name="__main__")\n'
-                               'except SystemExit as end:\n    assert not end.code, end.code\n')
-        done = subprocess.run(['bash', '-euo', 'pipefail', '-c', code], cwd=self.folder, env=self.env,
-                              capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f'{code}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}'
-        return done.stdout
+        """One line with a tool, as the shell would start it, in this process, where everything is imported already."""
+        line = re.sub(r'\$\(ls ([^)]+)\)', lambda m: ' '.join(self.matching(m[1])), code.strip())
+        assert '\n' not in line and re.match(r'python tools/\S+\.py ', line) and '$' not in line, line
+        return run_here(shlex.split(line, comments=True), self.folder).stdout
+
+    def matching(self, pattern):
+        paths = sorted(path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern))
+        assert paths, f'nothing matches {pattern}'
+        return paths
 
     def python(self, code):
         """In this process, which has imported everything already."""

@@ -3,8 +3,6 @@ import importlib.util
 import math
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import torch
 from mmaction.registry import MODELS
 from mmengine.config import Config
+from tiny_project import run_here
 
 from tconv_mmaction.interpret import load_parameters, parameter_statistics, temporal_layers
 from tconv_mmaction.interpret.parameter_statistics import MODEL_ROW
@@ -61,8 +60,7 @@ def cells(text):
 
 def test_one_model_from_the_command_line(tmp_path):
     config, checkpoint, model = write(tmp_path, 'lenet5-3t_a', prefix='module.')
-    done = subprocess.run([sys.executable, str(TOOL), config, checkpoint], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_here(['python', TOOL, config, checkpoint], tmp_path)
     table = cells(done.stdout)
     assert table['x 1e-3'] == ['lenet5-3t_a']
     assert table['s  μ / σ'] == ['100.00 / 0.00'] and table['r  μ / σ'] == ['200.00 / 0.00']
