@@ -4,7 +4,10 @@ import errno
 import io
 import os
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -77,6 +80,39 @@ def test_full_disk_names_the_file_and_keeps_the_old_one(code, words, tmp_path, m
     with pytest.raises(OSError, match='there is no such file now'):
         LocalBackend().put_text('x' * 1000, tmp_path / 'new.json')
     assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['epoch_1.pth']
+
+
+REALLY_FULL = '''
+import os, runpy, sys
+write = runpy.run_path(sys.argv[1])['atomic_write_bytes']  # without the package, which takes seconds to import
+write('epoch_1.pth', b'1' * 600_000)
+try:
+    write('epoch_2.pth', b'2' * 600_000)
+except OSError as error:
+    print(error.errno, error)
+try:
+    write('epoch_1.pth', b'3' * 600_000)
+except OSError as error:
+    print(error.errno, error)
+print(os.listdir(), set(open('epoch_1.pth').read()), os.path.getsize('epoch_1.pth'))
+write('small.txt', b'there is room for this one')
+'''
+
+
+def test_a_file_system_that_is_full_in_earnest(tmp_path):
+    def in_a_small_file_system(*command):
+        mount = 'mount -t tmpfs -o size=1m none "$0" && cd "$0" && exec "$@"'
+        alone = ['unshare', '--user', '--map-root-user', '--mount', 'sh', '-c', mount]
+        return subprocess.run([*alone, tmp_path, *command], capture_output=True, text=True, timeout=120)
+
+    if shutil.which('unshare') is None or in_a_small_file_system('true').returncode:
+        pytest.skip('needs a file system of its own: unshare(1) and the right to mount a tmpfs in a user namespace')
+    done = in_a_small_file_system(sys.executable, '-c', REALLY_FULL, atomic.__file__)
+    first, second, after = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert first.startswith(f'{errno.ENOSPC} ') and 'epoch_2.pth' in first and 'there is no such file now' in first
+    assert second.startswith(f'{errno.ENOSPC} ') and 'the file of this name from before is unchanged' in second
+    assert after == "['epoch_1.pth'] {'1'} 600000"
 
 
 def test_another_error_in_the_block_is_not_called_a_full_disk(tmp_path):

@@ -15,6 +15,7 @@ import functools
 import logging
 import os
 import re
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
@@ -181,9 +182,9 @@ def _patch_checkpoint_hook() -> None:
 def _patch_resume() -> None:
     from mmengine.dist import is_main_process
     from mmengine.logging import print_log
-    from mmengine.runner import runner
+    from mmengine.runner import _flexible_runner, checkpoint, runner
 
-    find_latest = runner.find_latest_checkpoint
+    find_latest = checkpoint.find_latest_checkpoint
 
     @functools.wraps(find_latest)
     def find_latest_whole(path: str) -> Optional[str]:
@@ -192,7 +193,9 @@ def _patch_resume() -> None:
             print_log(f'Removed what a killed process was writing: {", ".join(map(str, removed))}', logger='current')
         return None if record is None else newest_whole(record, path)
 
-    runner.find_latest_checkpoint = find_latest_whole
+    # each has a name of its own for it
+    for module in (checkpoint, runner, _flexible_runner, sys.modules['mmengine.runner']):
+        module.find_latest_checkpoint = find_latest_whole
 
 
 def apply() -> Tuple[bool, str]:
