@@ -11,6 +11,7 @@ drn            mmaction2 #2714         stands in for the folder that the release
 checkpoints    mmengine #1655          lets weights_only loading read what MMEngine writes, and nothing that runs code
 distributed    --                      several processes on a machine without CUDA: gloo, and no device ids
 whole_files    --                      a kill or a full disk leaves no half checkpoint; --resume passes over one
+inference      --                      one and many videos or folders of frames, drawn with labels, without moviepy
 =============  ======================  ===========================================================================
 
 ``TCONV_MMACTION_NO_COMPAT=1`` switches all of it off. ``python -m tconv_mmaction`` prints what was done.
@@ -18,7 +19,7 @@ whole_files    --                      a kill or a full disk leaves no half chec
 import os
 from typing import List, NamedTuple
 
-from . import checkpoints, distributed, drn, requirements, whole_files
+from . import checkpoints, distributed, drn, inference, requirements, whole_files
 
 __all__ = ['SWITCH', 'Part', 'apply', 'report']
 
@@ -39,6 +40,7 @@ _PARTS = {
     'checkpoints': (checkpoints, 'https://github.com/open-mmlab/mmengine/issues/1655'),
     'distributed': (distributed, ''),
     'whole_files': (whole_files, ''),
+    'inference': (inference, ''),
 }
 _report: List[Part] = []
 

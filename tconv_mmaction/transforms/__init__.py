@@ -3,7 +3,8 @@ from .decord_video import DecordDecode, DecordInit, UnreadableVideoError
 from .ego_motion import EgoMotionCrop
 from .random_rate import RandomRateSampleFrames
 from .reverse import ReverseFrames
+from .to_grey import ToGrey
 from .whole_video import WholeVideoSampleFrames
 
 __all__ = ['ConfinePaths', 'DecordDecode', 'DecordInit', 'EgoMotionCrop', 'RandomRateSampleFrames', 'ReverseFrames',
-           'UnreadableVideoError', 'WholeVideoSampleFrames']
+           'ToGrey', 'UnreadableVideoError', 'WholeVideoSampleFrames']

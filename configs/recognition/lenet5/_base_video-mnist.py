@@ -12,6 +12,15 @@ pipeline = [
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
+# for video files (inference_recognizer, MMAction2Inferencer, tools/demo/video_demo.py); the data set draws its own clips
+test_pipeline = [
+    dict(type='DecordInit'),
+    dict(type='WholeVideoSampleFrames', clip_len=30),
+    dict(type='DecordDecode'),
+    dict(type='Resize', scale=(28, 28), keep_ratio=False),
+    dict(type='ToGrey'),
+    *pipeline,
+]
 dataset = dict(type='VideoMNIST', data_root=None, pipeline=pipeline)
 
 train_dataloader = dict(
