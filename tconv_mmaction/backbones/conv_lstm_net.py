@@ -120,7 +120,7 @@ class ConvLSTMNet(BaseModule):
     def _finish_clip(self, norm: nn.Module, outputs: Sequence[Tensor]) -> Tensor:
         """Norm and pool of T steps at once: T times (N, F, H, W) -> (N, F, T, h, w)."""
         maps = self.pool(norm(torch.cat(outputs)))  # T*N, F, h, w
-        return maps.unflatten(0, (len(outputs), len(outputs[0]))).permute(1, 2, 0, 3, 4)
+        return maps.unflatten(0, (len(outputs), -1)).permute(1, 2, 0, 3, 4)
 
     def _layer(self, layer: int, x: Tensor, state: Optional[State]) -> Tuple[Tensor, State, Statistics]:
         cell, norm = self.cells[layer], self.norm(layer)

@@ -128,12 +128,15 @@ class ConvLSTM2d(nn.Module):
              skip_first: bool) -> Tuple[list, State]:
         """``frames (T, N, C, H, W)``, one chunk after the other."""
         h, c = state if state is not None else (None, None)
-        per_step = 4 * math.prod(self.state_shape(frames[0])) * frames.element_size()
-        steps_at_once = max(1, CHUNK_BYTES // max(1, per_step))
+        chunks = [frames]
+        # the number of chunks depends on the batch, and would tie an exported program to one batch size
+        if not (torch.jit.is_tracing() or getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)()):
+            per_step = 4 * math.prod(self.state_shape(frames[0])) * frames.element_size()
+            chunks = frames.split(max(1, CHUNK_BYTES // max(1, per_step)))
         outputs = []
-        for chunk in frames.split(steps_at_once):
+        for chunk in chunks:
             gates = F.conv2d(chunk.flatten(0, 1), self.weight_ih, self.bias, self.stride, self.padding)
-            for step in gates.unflatten(0, chunk.shape[:2]).unbind():  # one backward node, not one per slice
+            for step in gates.unflatten(0, (len(chunk), -1)).unbind():  # one backward node, not one per slice
                 if h is not None:
                     step = step + F.conv2d(h, self.weight_hh, None, 1, self.padding)
                 elif not skip_first:
