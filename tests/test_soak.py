@@ -43,7 +43,10 @@ def test_slopes(tmp_path, leak, capsys):
     assert report['workers_seen'] == 480 and report['samples'] == 240 and report['samples_after_warm_up'] == 220
     assert report['iterations'] == 7170 and report['end'] == 'still running'
     assert (folder / 'soak.png').stat().st_size > 10000
-    assert 'main_rss' in capsys.readouterr().out
+    per_cpu = report['main_rss']['per_cpu_hour']
+    assert per_cpu['slope'] == pytest.approx(2 * per_hour['slope'], rel=1e-9)  # half of the time is CPU time
+    table = (folder / 'table.md').read_text()
+    assert table in capsys.readouterr().out and '| a data worker, RSS in MB | 400.0 | 400.0 | +0.00 [' in table
 
 
 def test_too_short_and_missing(tmp_path):

@@ -8,10 +8,10 @@ evaluation, a checkpoint (three are kept) and a record of TemporalParamsHook wit
 not persistent: every epoch starts and ends its own, so thousands of them come and go.
 
 samples.csv has a line per process and sample: seconds, iteration and epoch, role, RSS, PSS and USS in MB (10^6 bytes),
-open files, threads, CPU seconds and, for the main process, its children. report.json and soak.png hold straight lines
-fitted to the block means after a warm-up: consecutive samples depend on each other, so the confidence interval comes
-from 30 means of equal parts of the time instead of from the samples. The main process is judged by its RSS: a forked
-worker shares its pages, so its USS falls by hundreds of MB whenever a worker is alive.
+open files, threads, CPU seconds and, for the main process, its children. report.json, table.md and soak.png hold
+straight lines fitted to the block means after a warm-up: consecutive samples depend on each other, so the confidence
+interval comes from 30 means of equal parts of the time instead of from the samples. The main process is judged by its
+RSS: a forked worker shares its pages, so its USS falls by hundreds of MB whenever a worker is alive.
 """
 import argparse
 import csv
@@ -163,12 +163,35 @@ def report(out_dir: Path, warm_up: float) -> Dict[str, object]:
         result[name] = dict(first_tenth=float(values[:max(1, len(values) // 10)].mean()), max=float(values.max()),
                             last_tenth=float(values[-max(1, len(values) // 10):].mean()),
                             per_hour=slope(rows.seconds.to_numpy() / 3600, values),
-                            per_1000_iterations=slope(rows.iteration.to_numpy() / 1000, values))
+                            per_1000_iterations=slope(rows.iteration.to_numpy() / 1000, values),
+                            per_cpu_hour=slope(np.interp(rows.seconds, main.seconds, main.cpu_s) / 3600, values))
     end = out_dir / 'end.json'
     result['end'] = json.loads(end.read_text()) if end.is_file() else 'still running'
     (out_dir / 'report.json').write_text(json.dumps(result, indent=1))
+    (out_dir / 'table.md').write_text(table_of(result))
     draw(main, workers, warm_up, out_dir / 'soak.png')
     return result
+
+
+SHOWN = dict(main_rss='main process, RSS in MB', worker_rss='a data worker, RSS in MB',
+             worker_uss='a data worker, USS in MB', main_files='main process, open files',
+             main_threads='main process, threads', worker_files='a data worker, open files (most)')
+
+
+def table_of(result: Dict[str, object]) -> str:
+    """The report as Markdown: means of the first and the last tenth, and slopes with 95 % intervals."""
+    lines = [f"{result['hours']:.2f} h, {result['iterations']} iterations, {result['epochs']} epochs, "
+             f"{result['main_cpu_hours']:.2f} h of CPU time of the main process, {result['workers_seen']} data workers "
+             f"seen. {result['samples']} samples, {result['samples_after_warm_up']} after the warm-up. End: "
+             f"{result['end']}.", '',
+             '| | first tenth | last tenth | per hour | per hour of CPU | per 1000 iterations |',
+             '|---|---|---|---|---|---|']
+    for name, title in SHOWN.items():
+        row = result[name]
+        cells = [f"{row[unit]['slope']:+.2f} [{row[unit]['low']:+.2f}, {row[unit]['high']:+.2f}]"
+                 for unit in ('per_hour', 'per_cpu_hour', 'per_1000_iterations')]
+        lines.append(f"| {title} | {row['first_tenth']:.1f} | {row['last_tenth']:.1f} | {' | '.join(cells)} |")
+    return '\n'.join(lines) + '\n'
 
 
 def draw(main: pd.DataFrame, workers: pd.DataFrame, warm_up: float, path: Path) -> None:
@@ -201,15 +224,7 @@ def main(argv=None) -> None:
     if not args.report_only:
         soak(args)
     result = report(args.out_dir, args.warm_up)
-    print(f"{result['hours']:.2f} h, {result['iterations']} iterations, {result['epochs']} epochs, "
-          f"{result['workers_seen']} workers seen")
-    for name, unit in (('main_rss', 'MB'), ('worker_rss', 'MB'), ('worker_uss', 'MB'),
-                       ('main_files', ''), ('main_threads', ''), ('worker_files', '')):
-        row, hour, step = (result[name], result[name]['per_hour'], result[name]['per_1000_iterations'])
-        print(f"{name:13} {row['first_tenth']:9.2f} -> {row['last_tenth']:9.2f} {unit:2}  per hour "
-              f"{hour['slope']:+.3f} [{hour['low']:+.3f}, {hour['high']:+.3f}]  per 1000 iterations "
-              f"{step['slope']:+.4f} [{step['low']:+.4f}, {step['high']:+.4f}]")
-    print('end:', result['end'])
+    print(table_of(result))
 
 
 if __name__ == '__main__':
