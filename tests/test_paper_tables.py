@@ -115,7 +115,7 @@ def test_counter_by_hand():
 
 
 def test_the_command(capsys, monkeypatch):
-    rows = [row for table in paper_tables.TABLES for row in table.rows if row.gflops is not None]
+    rows = [row for table in paper_tables.TABLES for row in table.rows if getattr(row, 'gflops', None) is not None]
     assert len(rows) == 21 and {row.total for row in rows} == {total for _, total, _ in COSTS.values()}
     some = [row for row in rows if row.name.split()[0] in ('b1', 'f')]
     monkeypatch.setattr(paper_tables, 'TABLES', [paper_tables.Table('x', 'a paper', some)])
@@ -138,3 +138,28 @@ def test_every_printed_parameter_count(table, capsys):
     assert paper_tables.main(['--table', table]) == 0
     out = capsys.readouterr().out
     assert out.count('| same |') == {'3T': 10, 'LSTM': 2}[table]
+
+
+def test_savings(capsys, monkeypatch):
+    """By hand: 7,419,121 / 33,217,755 = 0.2233, 7,646,671 / 31,351,938 = 0.2439, 11,260,581 / 33,255,717 = 0.3386."""
+    assert paper_tables.main(['--table', 'savings']) == 0
+    out = capsys.readouterr().out
+    assert '| up to 77% | 3T-GoogLeNet, Jester | 3D-ResNet18, Jester | 77 | 77.7 | 22.3 | same |' in out
+    assert '| 75 | 75.6 | 24.4 | same |' in out and '| 53 | 46.6 | 53.4 | differs: it is what is left' in out
+    assert '| 33 | 66.1 | 33.9 | differs: it is what is left' in out
+    wrong = paper_tables.Saving('78%', paper_tables.COUNTS['3T-GoogLeNet, Jester'],
+                                paper_tables.COUNTS['3D-ResNet18, Jester'], 78)
+    monkeypatch.setattr(paper_tables, 'TABLES', [paper_tables.Table('x', 'a paper', [wrong])])
+    assert paper_tables.main([]) == 1 and '| 78 | 77.7 | 22.3 | DIFFERS |' in capsys.readouterr().out
+
+
+def test_sizes_of_feature_maps(capsys, monkeypatch):
+    assert paper_tables.main(['--table', 'sizes']) == 0
+    out = capsys.readouterr().out
+    assert out.count('| same |') == 12
+    assert '| I3D-ResNet50 | layer4 | 2048 x 32 x 7 x 7 | 2048 x 32 x 7 x 7 | same |' in out
+    assert '| I3D, L/2 of 16 frames | Mixed_5c | 8 x 7 x 7 | 1024 x 8 x 7 x 7 | same |' in out
+    wrong = paper_tables.Size('r', paper_tables.filters(18, (3, ) * 5), (4, 32, 32), ('layer1', ), ((None, 4, 8, 9), ))
+    monkeypatch.setattr(paper_tables, 'TABLES', [paper_tables.Table('x', 'a paper', [wrong])])
+    assert paper_tables.main([]) == 1
+    assert '| r | layer1 | 4 x 8 x 9 | 64 x 4 x 8 x 8 | DIFFERS |' in capsys.readouterr().out

@@ -1,16 +1,17 @@
-"""The papers' tables that need no data, the printed number beside ours: parameters and GFLOPs.
+"""What the papers print and what needs no data, beside ours: parameters, their savings, GFLOPs, sizes of feature maps.
 
     python tools/analysis/paper_tables.py [--table 3T] [--list]
 
 Nothing is computed: the networks are built without memory, on PyTorch's 'meta' device. GFLOPs are (multiply-adds of
 convolutions and the linear layer + 2 x outputs of batch norms) / 2^30 for a clip of 3x32x224x224. A row whose network
 cannot be built here is named with the reason. Exit status 1 if a number differs from the paper's without a note.
+The other tables of the papers are accuracies, statistics of trained networks, or settings.
 """
 import argparse
 import sys
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple, Union
 
 import torch
 from mmaction.registry import MODELS
@@ -42,11 +43,36 @@ class Row:
 
 
 @dataclass
+class Saving:
+    """A percentage of parameters that a text prints: ``ours`` has so many fewer than ``other``, rounded down."""
+    text: str
+    ours: Row
+    other: Row
+    percent: int
+    note: str = ''
+
+
+@dataclass
+class Size:
+    """The (channels, T, H, W) of a network's feature maps as printed, for a clip of 3 x ``clip``.
+
+    Attributes:
+        layers: names of modules of the backbone, whose outputs are printed.
+        sizes: what the paper prints of each; a channel count of None is not printed.
+    """
+    text: str
+    backbone: dict
+    clip: Tuple[int, int, int]
+    layers: Tuple[str, ...]
+    sizes: Tuple[tuple, ...]
+
+
+@dataclass
 class Table:
-    """A table of a paper; ``source`` says which."""
+    """A table of a paper, or numbers of its text; ``source`` says which."""
     name: str
     source: str
-    rows: List[Row] = field(default_factory=list)
+    rows: List[Union[Row, Saving, Size]] = field(default_factory=list)
 
 
 CONV = {'3T': dict(type='Conv3T'), '3D': dict(type='Conv3d')}
@@ -79,15 +105,24 @@ def googlenet_head(classes: int) -> dict:
     return dict(type='GoogLeNetHead', num_classes=classes)
 
 
+COUNTS = {row.name: row for row in (
+    *jester_and_ucf101('3T-ResNet18', resnet18('3T'), partial(linear, 512), 11_222_619, 11_260_581),
+    *jester_and_ucf101('3D-ResNet18', resnet18('3D'), partial(linear, 512), 33_217_755, 33_255_717),
+    *jester_and_ucf101('3T-GoogLeNet', dict(type='GoogLeNet3d', temporal_cfg=CONV['3T']), googlenet_head,
+                       7_419_121, 7_646_671),
+    *jester_and_ucf101('3D-GoogLeNet', dict(type='GoogLeNet3d', temporal_cfg=CONV['3D']), googlenet_head,
+                       14_078_833, 14_306_383),
+    *jester_and_ucf101('R(2+1)D', dict(type='R2Plus1d18'), partial(linear, 512), 31_313_976, 31_351_938))}
+LEFT = 'it is what is left of the parameters, not what is saved'
+
 TABLES = [
-    Table('3T', 'Ras et al., arXiv:1912.04075, Table 1; arXiv:2006.15983, Table 1 (27 and 101 classes)', [
-        *jester_and_ucf101('3T-ResNet18', resnet18('3T'), partial(linear, 512), 11_222_619, 11_260_581),
-        *jester_and_ucf101('3D-ResNet18', resnet18('3D'), partial(linear, 512), 33_217_755, 33_255_717),
-        *jester_and_ucf101('3T-GoogLeNet', dict(type='GoogLeNet3d', temporal_cfg=CONV['3T']), googlenet_head,
-                           7_419_121, 7_646_671),
-        *jester_and_ucf101('3D-GoogLeNet', dict(type='GoogLeNet3d', temporal_cfg=CONV['3D']), googlenet_head,
-                           14_078_833, 14_306_383),
-        *jester_and_ucf101('R(2+1)D', dict(type='R2Plus1d18'), partial(linear, 512), 31_313_976, 31_351_938),
+    Table('3T', 'Ras et al., arXiv:1912.04075, Table 1; arXiv:2006.15983, Table 1 (27 and 101 classes)',
+          list(COUNTS.values())),
+    Table('savings', 'Ras et al., fewer parameters: arXiv:1912.04075, abstract, sec. 4.4; arXiv:2006.15983, sec. 4.1', [
+        Saving('up to 77%', COUNTS['3T-GoogLeNet, Jester'], COUNTS['3D-ResNet18, Jester'], 77),
+        Saving('75% fewer, GoogLeNet', COUNTS['3T-GoogLeNet, UCF101'], COUNTS['R(2+1)D, UCF101'], 75),
+        Saving('33% fewer, ResNet18', COUNTS['3T-ResNet18, UCF101'], COUNTS['3D-ResNet18, UCF101'], 33, LEFT),
+        Saving('53% fewer, GoogLeNet', COUNTS['3T-GoogLeNet, UCF101'], COUNTS['3D-GoogLeNet, UCF101'], 53, LEFT),
     ]),
     Table('filters', 'Kobayashi and Ye, WACV 2024, Table 2: I3D-ResNet50 by temporal lengths (1000 classes)', [
         Row(f'{name} {"-".join(map(str, kernels))}', filters(50, kernels), linear(2048, 1000), None, gflops, total,
@@ -108,6 +143,15 @@ TABLES = [
             ('b3', (1, 1, 5, 5, 5), 302, 323_869_261_824, ''),
             ('c1', (1, 1, 1, 3, 5), 205, 220_286_730_240, ''),
             ('c2', (1, 1, 1, 5, 5), 247, 264_679_243_776, ''))
+    ]),
+    Table('sizes', 'Kobayashi and Ye, WACV 2024, Table 1 and suppl. C; Broome et al., sec. 4.2: T x H x W', [
+        *(Size(f'I3D-ResNet{depth}', filters(depth, (3, 3, 3, 3, 3)), (32, 224, 224),
+               ('conv1', 'layer1', 'layer2', 'layer3', 'layer4'),
+               ((64, 32, 112, 112), (width, 32, 56, 56), (2 * width, 32, 28, 28), (4 * width, 32, 14, 14),
+                (8 * width, 32, 7, 7))) for depth, width in ((18, 64), (50, 256))),
+        Size('I3D, L/8 of 64 frames', dict(type='InceptionI3d'), (64, 224, 224), ('Mixed_5c', ), ((None, 8, 7, 7), )),
+        Size('I3D, L/2 of 16 frames', dict(type='InceptionI3d', temporal_strides=(1, 1, 2)), (16, 224, 224),
+             ('Mixed_5c', ), ((None, 8, 7, 7), )),
     ]),
     Table('methods', 'Kobayashi and Ye, WACV 2024, Table 5: I3D- and S3D-ResNets (1000 classes)', [
         Row('I3D-ResNet18 3-3-3-3-3', filters(18, (3, 3, 3, 3, 3)), linear(512, 1000), None, 161, 173_028_233_216),
@@ -134,6 +178,45 @@ def build(row: Row) -> torch.nn.Module:
         return BackboneAndHead(MODELS.build(row.backbone), MODELS.build(row.head))
 
 
+@torch.no_grad()
+def feature_sizes(row: Size) -> List[tuple]:
+    """(channels, T, H, W) of the layers' outputs."""
+    init_default_scope('mmaction')
+    with torch.device('meta'):
+        net, found = MODELS.build(row.backbone).eval(), {}
+        for name in row.layers:
+            net.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, name=name: found.update({name: tuple(output.shape[1:])}))
+        net(torch.empty(1, 3, *row.clip))
+    return [found[name] for name in row.layers]
+
+
+def print_savings(rows: List[Saving]) -> bool:
+    """The percentages; whether all are as they should be."""
+    print('| text | ours | against | paper, % fewer | ours, % fewer | left, % | |\n|---|---|---|---|---|---|---|')
+    agree = True
+    for row in rows:
+        left = 100 * count_parameters(build(row.ours)) / count_parameters(build(row.other))
+        verdict, good = compare(row.percent, float(int(100 - left)), row.note)
+        print(f'| {row.text} | {row.ours.name} | {row.other.name} | {row.percent} | {100 - left:.1f} | {left:.1f} | '
+              f'{verdict} |')
+        agree = agree and good
+    return agree
+
+
+def print_sizes(rows: List[Size]) -> bool:
+    """The feature maps; whether all are as printed."""
+    print('| network | layer | paper | ours | |\n|---|---|---|---|---|')
+    agree = True
+    for row in rows:
+        for layer, printed, ours in zip(row.layers, row.sizes, feature_sizes(row)):
+            same = all(p is None or p == o for p, o in zip(printed, ours))
+            text = ' x '.join(str(p) for p in printed if p is not None)
+            print(f'| {row.text} | {layer} | {text} | {" x ".join(map(str, ours))} | {"same" if same else "DIFFERS"} |')
+            agree = agree and same
+    return agree
+
+
 def compare(printed: Optional[int], ours: Optional[float], note: str) -> Tuple[str, bool]:
     """The last column, and whether the row is as it should be."""
     if printed is None or ours is None or round(ours) == printed:
@@ -144,6 +227,11 @@ def compare(printed: Optional[int], ours: Optional[float], note: str) -> Tuple[s
 def print_table(table: Table) -> Tuple[bool, List[str]]:
     """Print one table as markdown; returns whether all rows agree, and the rows left out with the reason."""
     print(f'## {table.source}\n')
+    for kind, show in ((Saving, print_savings), (Size, print_sizes)):
+        if isinstance(table.rows[0], kind):
+            agree = show(table.rows)
+            print()
+            return agree, []
     costs = any(row.gflops is not None for row in table.rows)
     print('| model | paper, GFLOPs | ours, GFLOPs | ours, exactly | parameters | |' if costs else
           '| model | paper, parameters | ours | |')
