@@ -40,7 +40,7 @@ def test_lists(tmp_path):
 @pytest.mark.parametrize('classes, arguments, message', [
     (dict(wave=3), (), 'at least two classes'),
     (dict(wave=9, point=2), (), "class 'point' has 2 video"),
-    ({'wave': 5, 'point at': 5}, (), "'point at/03.mp4' contains ' '"),
+    ({'wave': 5, 'point at': 5}, (), "'point at/00.mp4' contains ' '"),
     (dict(wave=5, point=5), ('--val', 0.6, '--test', 0.4), 'must be shares')])
 def test_errors(tmp_path, classes, arguments, message):
     make(tmp_path, classes)
