@@ -135,6 +135,20 @@ def test_nets_of_equal_size(study):
                                           for a in range(1, 33) for b in range(1, 33))
 
 
+def test_small_start_is_that_of_conv3d(study):
+    torch.manual_seed(0)
+    own, small, plain = (study.build(net).backbone for net in (study.THREE_T, study.SMALL.three_t, study.THREE_D))
+    assert study.SMALL.three_t.name == '3T 6,16 lr 0.001 small start'
+    assert own.conv2.weight.std().item() == pytest.approx(1, abs=0.05)
+    for conv, other in ((small.conv1, plain.conv1), (small.conv2, plain.conv2)):
+        for ours, theirs in ((conv.weight, other.weight), (conv.bias, other.bias)):
+            bound = (125 * conv.in_channels)**-0.5
+            assert ours.abs().max() <= bound and theirs.abs().max() <= bound
+        assert conv.weight.abs().max() > 0.95 * bound  # bound / sqrt(3) is the spread of a uniform distribution
+        assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+        assert (conv.scale == 1).all() and not conv.rotate.any()
+
+
 def test_plan(study):
     jobs = study.plan(list(study.TITLES), study.ROWS, 30)
     assert len({job.key for job in jobs}) == len(jobs)

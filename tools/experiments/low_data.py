@@ -13,7 +13,8 @@ batches of 20, 20 epochs, balanced random subsets of the training videos with 1 
 every repeat. In a repeat all nets see the same videos in the same order, so they are compared in pairs. The last epoch
 is the one that is tested, on 200 validation and 200 test videos of the repeat: nothing is chosen on either.
 
-Beyond the paper: other learning rates, and channels that give both nets (almost) as many parameters.
+Beyond the paper: another initialisation, other learning rates, and channels that give both nets (almost) as many
+parameters.
 
 What is finished is not run again: the same command goes on after an interruption, and a larger --repeats adds runs.
 """
@@ -63,15 +64,20 @@ AUTHORS = {'3D': (39.7, 52.7, 64.3, 69.4, 74.3, 83.9, 95.6, 97.5),
 
 
 class Net(NamedTuple):
-    """A LeNet5 and its learning rate."""
+    """A LeNet5 and its learning rate.
+
+    ``small`` starts the first slices of a 3T net as Conv3d starts its weights, uniform in +-1/sqrt(inputs of a filter),
+    instead of the paper's standard normal distribution.
+    """
     kind: str
     channels: Tuple[int, int] = (6, 16)
     lr: float = 1e-3
+    small: bool = False
 
     @property
     def name(self) -> str:
         """As in runs.csv."""
-        return f'{self.kind} {self.channels[0]},{self.channels[1]} lr {self.lr:g}'
+        return f'{self.kind} {self.channels[0]},{self.channels[1]} lr {self.lr:g}{" small start" * self.small}'
 
 
 def count_parameters(kind: str, channels: Sequence[int]) -> int:
@@ -112,16 +118,19 @@ class Part(NamedTuple):
 
 RATES = (Comparison(THREE_D._replace(lr=LOW), THREE_T._replace(lr=HIGH)),
          Comparison(THREE_D._replace(lr=HIGH), THREE_T._replace(lr=LOW)))
+SMALL = Comparison(THREE_D, THREE_T._replace(small=True))
 WIDTHS = tuple(Comparison(THREE_D._replace(channels=c), THREE_T._replace(channels=c)) for c in ((12, 22), (18, 28)))
 TITLES = dict(
     main='As published: 6 and 16 channels, learning rate 0.001 for both',
     equal='As many parameters: one net narrowed or widened to the count of the other',
+    start="Initialisation: 3T starts with weights as small as 3D's",
     rates='Learning rates: ten times higher for one net, and swapped',
     widths="The paper's other channel settings")
 # In the order in which they run: what the page in the docs needs most comes first.
 PLAN = (
     Part('main', TITLES['main'], (Comparison(THREE_D, THREE_T), ), FEW, range(10)),
     Part('main', TITLES['main'], (Comparison(THREE_D, THREE_T), ), ROWS[6:], range(10)),
+    Part('start', TITLES['start'], (SMALL, ), FEW, range(10)),
     Part('equal', TITLES['equal'], (Comparison(EQUAL_3D, THREE_T), Comparison(THREE_D, EQUAL_3T)), FEW, range(10)),
     Part('rates', TITLES['rates'], RATES, FEW, range(10)),
     Part('main', TITLES['main'], (Comparison(THREE_D, THREE_T), ), FEW, range(10, 30)),
@@ -165,6 +174,10 @@ def build(net: Net) -> BaseRecognizer:
     config.model.backbone.channels = net.channels
     model = MODELS.build(config.model)
     model.init_weights()
+    for conv in (model.backbone.conv1, model.backbone.conv2) if net.small else ():
+        bound = (conv.in_channels * math.prod(conv.kernel_size))**-0.5
+        torch.nn.init.uniform_(conv.weight, -bound, bound)
+        torch.nn.init.uniform_(conv.bias, -bound, bound)
     return model.train()
 
 
