@@ -193,7 +193,7 @@ def test_real_clips(main, shared, tmp_path):
                  str(tmp_path / 'r.csv'), '--workers', '2']) == 1
     keys = ('status', 'kind', 'header_frames', 'decord_frames', 'decodable_frames')
     assert {name: tuple(row[key] for key in keys) for name, row in rows_of(tmp_path / 'r.csv').items()} == {
-        'decord_corrupted.mp4': ('bad', 'damaged', '', '50', '28'),
+        'decord_corrupted.mp4': ('bad', 'damaged', '50', '50', '28'),
         'torchcodec_av1_video.mkv': ('bad', 'av1', '', '', ''),
         'hmdb51_vtest.avi': ('lies', 'frame count', '49', '49', '48'),
         'ucf11_v_biking_01_01.mpg': ('lies', 'frame count', '150', '151', '151'),

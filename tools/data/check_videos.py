@@ -56,20 +56,16 @@ def check_video(path: str, quick: bool) -> Dict[str, Any]:
         indices = sorted({0, total // 2, total - 1}) if quick else range(total)
         for start in range(0, len(indices), CHUNK):
             part = indices[start:start + CHUNK]
-            try:
-                frames = reader.get_batch(part)
-            except Exception:
-                for index in () if quick else part:  # which is the first that fails?
-                    decord.VideoReader(os.path.abspath(path), num_threads=1).get_batch([index])
-                    row['decodable_frames'] = index + 1
-                raise
-            row.update(decodable_frames='' if quick else part[-1] + 1, height=frames.shape[1], width=frames.shape[2])
+            frames = reader.get_batch(part)
+            row.update(height=frames.shape[1], width=frames.shape[2])
     except Exception as error:  # decord raises RuntimeError, AssertionError and errors of its own
         problem = diagnose(path, error)
         detail = f'{problem.text} ({first_line(error)})'
+        row.update(status='bad', kind=problem.kind, detail=detail)
         if total is not None:
-            detail = f'decord opens it and fails within its {total} frames; {detail}'
-        row.update(status='bad', kind=problem.kind, decord_frames='' if total is None else total, detail=detail)
+            row.update(decord_frames=total, detail=f'decord opens it and fails within its {total} frames; {detail}')
+            if not quick:  # decord decodes ahead in a thread: which frame is the first that fails varies by one or two
+                row['header_frames'], row['decodable_frames'] = count_with_opencv(path)
         return row
     row.update(status='ok', decord_frames=total)
     if quick:
@@ -89,8 +85,12 @@ def work(connection: Any, quick: bool, timeout: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)  # FFmpeg's remarks on damaged files
+    parent = os.getppid()
     while True:
         try:
+            while not connection.poll(1):
+                if os.getppid() != parent:  # it was killed; forked processes hold its end of the pipe open
+                    return
             path = connection.recv()
         except EOFError:
             return
