@@ -15,7 +15,7 @@ SHARED = ROOT.parent / 'shared'
 # tests/test_fuzz_*.py: every run of the suite has the same few examples, the nightly one draws many new ones
 # (docs/reliability/fuzzing.md). A busy machine is no failure, so neither has a deadline per example.
 PATIENT = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile('suite', max_examples=20, derandomize=True, **PATIENT)
+settings.register_profile('suite', max_examples=12, derandomize=True, **PATIENT)
 settings.register_profile('nightly', max_examples=500, print_blob=True, **PATIENT)
 settings.load_profile('suite')  # --hypothesis-profile=nightly replaces it
 

@@ -233,6 +233,7 @@ def valid_files():
 @example([], 0., None)  # empty
 @example([], .5, None)  # cut short
 @example([], 1., pickle.dumps(print))
+@example([(590681, 1)], 1., None)  # an archive on several disks: a RuntimeError, though zipfile finds it whole
 @example([(121, 1)], 1., None)  # a changed length in the pickle: UnicodeDecodeError
 @example([], 1., b'PK\x03\x04')
 def test_damaged_checkpoints(folder, valid_files, changes, length, other):

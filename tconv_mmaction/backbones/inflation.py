@@ -27,6 +27,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
+from ..compat.checkpoints import DamagedCheckpointError
 from ..layers import Conv3T, SeparableConv3d
 
 StateDict = Dict[str, Tensor]
@@ -79,7 +80,7 @@ def read_state_dict(checkpoint: str, prefix: str = 'backbone.') -> StateDict:
                               'where it can and give the path of the .pth file instead.') from error
     try:
         state_dict = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    except (pickle.UnpicklingError, RuntimeError, OSError, ImportError):
+    except (pickle.UnpicklingError, DamagedCheckpointError, OSError, ImportError):
         raise  # these name the file or the connection
     except Exception as error:  # a changed byte can lead PyTorch's unpickler anywhere: KeyError, IndexError, ...
         raise ValueError(f'{checkpoint} cannot be read as a checkpoint ({type(error).__name__}: {error}). It may be '

@@ -28,6 +28,7 @@ import math
 import os
 import pickle
 import re
+import struct
 from typing import Any, Iterator, Tuple
 
 import numpy as np
@@ -185,8 +186,12 @@ def explained(filename: Any) -> Iterator[None]:
         raise
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(_explanation(filename, str(error))) from error
-    except (RuntimeError, EOFError) as error:
-        reason = damage(filename) if isinstance(filename, (str, os.PathLike)) and os.path.isfile(filename) else None
+    except (RuntimeError, EOFError, LookupError, UnicodeDecodeError, struct.error) as error:
+        is_file = isinstance(filename, (str, os.PathLike)) and os.path.isfile(filename)
+        reason = damage(filename) if is_file else None
+        # What PyTorch's reader says of an archive, and what a changed byte does to its unpickler, is about the file.
+        if is_file and reason is None and ('PytorchStreamReader' in str(error) or not isinstance(error, RuntimeError)):
+            reason = f'{type(error).__name__}: {str(error).split(". ")[0]}'
         if reason is None:  # the file is whole: the error is about something else, such as a missing CUDA device
             raise
         raise DamagedCheckpointError(
