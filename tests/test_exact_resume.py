@@ -164,6 +164,9 @@ def no_environment():
 class NoisyPoints(BaseDataset):
     """Points with noise that a transform draws."""
 
+    def __init__(self, **kwargs):
+        super().__init__(serialize_data=False, **kwargs)  # which collects the garbage of the whole process
+
     def load_data_list(self):
         return [dict(x=float(i % 5)) for i in range(12)]
 

@@ -13,6 +13,7 @@ Windows (it forks).
 """
 import argparse
 import contextlib
+import gc
 import io
 import itertools
 import mmap
@@ -345,6 +346,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     if not hasattr(os, 'fork'):
         parser.error('This needs os.fork, which this system does not have.')
     started = time.monotonic()
+    gc.freeze()  # a dataset collects garbage when it is built: not the libraries' objects again in each life
     with contextlib.ExitStack() as stack:
         work = options.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if work.is_dir() and any(work.iterdir()):
