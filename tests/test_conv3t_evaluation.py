@@ -7,7 +7,7 @@ import torch
 from test_conv3t import GOLDEN, generic_layer, golden_layer
 from torch import nn
 
-from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, factored_conv3t
+from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, factored_conv3t, kernel_cache
 
 
 def run(layer, evaluation, x, grad):
@@ -94,10 +94,13 @@ def test_auto_follows_its_documented_rule():
         assert layer.prefers_factored(x) and not layer.prefers_factored(x[:, :, :7])
     small = Conv3T(256, 4, 3)
     assert small.prefers_factored(x[:, :256])
+    smaller, many = Conv3T(128, 4, 3), torch.randn(1, 128, 1).expand(1, 128, 4097).view(1, 128, 1, 1, 4097)
+    assert smaller.prefers_factored(x[:, :128]) and smaller.prefers_factored(many[..., 1:])
+    assert not smaller.prefers_factored(many) and not Conv3T(127, 4, 3).prefers_factored(x[:, :127])
     with torch.no_grad():
         assert not small.eval().prefers_factored(x[:, :256])
     for other in (Conv3T(512, 4, 3, stride=2), Conv3T(512, 4, 7, padding=3), Conv3T(512, 4, (1, 3, 3)),
-                  Conv3T(512, 4, 3, groups=4)):
+                  Conv3T(512, 8, 3, groups=8)):
         assert not other.prefers_factored(x)
     with torch.autocast('cpu'):
         assert not layer.prefers_factored(x)
@@ -160,3 +163,22 @@ def test_the_kernel_is_built_once_in_eval_mode(monkeypatch):
     layer.eval()(x).sum().backward()  # gradients wanted: a kept kernel has none to give
     assert len(built) == 3 and all(p.grad is not None for p in layer.parameters())
     assert set(layer.state_dict()) == {'weight', 'bias', *TEMPORAL_PARAMETERS}
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16])
+def test_the_fingerprint_of_a_large_parameter_sees_every_kind_of_edit(dtype):
+    torch.manual_seed(0)
+    weight = torch.randn(64, 256, 1, 3, 3).to(dtype)
+    assert weight.numel() > kernel_cache.COPY_ELEMENTS
+
+    def same(other):
+        return kernel_cache._same(kernel_cache.fingerprint(weight), kernel_cache.fingerprint(other))
+
+    assert same(weight.clone())
+    ulp = weight.clone()
+    ulp.view(-1)[12345] = torch.nextafter(ulp.view(-1)[12345], torch.tensor(9., dtype=dtype))
+    sign = weight.clone()
+    sign.view(-1)[7].neg_()
+    for other in (ulp, sign, weight.flip(0), weight.flip(1), weight.flip(-1), -weight, weight.roll(1, 1),
+                  weight.transpose(-1, -2).contiguous(), weight.double() if dtype != torch.float64 else weight.float()):
+        assert not same(other)

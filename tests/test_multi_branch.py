@@ -28,6 +28,7 @@ from tconv_mmaction.layers import (
 )
 from tconv_mmaction.layers.multi_branch_conv3d import TemporalBranch
 from tconv_mmaction.layers.temporal_basis import (
+    BasisRule,
     analysis_matrix,
     apply_in_time,
     cosine_basis,
@@ -85,7 +86,7 @@ def test_apply_in_time_against_einsum(shape, area):
     tensor = torch.randn(4, 3, shape[1], *area, dtype=torch.float64)
     expected = torch.einsum('st,oithw->oishw', matrix, tensor)
     torch.testing.assert_close(apply_in_time(matrix, tensor), expected)
-    torch.testing.assert_close(apply_in_time(over_pixels(matrix, area[0] * area[1]), tensor), expected)
+    torch.testing.assert_close(apply_in_time(over_pixels(matrix, area[0] * area[1], 12), tensor), expected)
 
 
 # -- the layer against naive loops --------------------------------------------------------------------------------
@@ -471,8 +472,9 @@ def test_loading_mistakes():
 
 def test_each_kernel_is_built_once_per_step(monkeypatch):
     calls = []
-    forward = TemporalBranch.forward
+    forward, build = TemporalBranch.forward, BasisRule.build
     monkeypatch.setattr(TemporalBranch, 'forward', lambda self: calls.append(self) or forward(self))
+    monkeypatch.setattr(BasisRule, 'build', lambda self, *args: calls.append(self) or build(self, *args))
     model = Net()
     model(torch.randn(2, 3, 6, 8, 8)).sum().backward()
     branches = [module for module in model.modules() if isinstance(module, TemporalBranch)]

@@ -8,11 +8,13 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
+from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
 from .conv_base import ConvBase
 from .factored_conv3t import factored_conv3t
 from .kernel_cache import KernelCache
 from .registry import register_layer
-from .temporal_transform import affine_matrix, resampling_matrices, temporal_kernel
+from .slice_product import SliceRule
+from .temporal_transform import affine_matrix, few_slices, resampling_matrices, slice_transforms, temporal_kernel
 
 TEMPORAL_PARAMETERS = ('scale', 'rotate', 'translate_x', 'translate_y')
 
@@ -66,7 +68,7 @@ class Conv3T(ConvBase):
                 "pixel cannot express motion. Use a spatial kernel (in mmaction2's ResNet3d: inflate_style='3x3x3'), "
                 'or nn.Conv3d for purely temporal kernels.')
         self.transform, self.evaluation = transform, evaluation
-        self._cache = KernelCache()
+        self._cache, self._workspace = KernelCache(), Workspace()
 
         def parameter(*shape):
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
@@ -116,16 +118,19 @@ class Conv3T(ConvBase):
 
         The factored path does (I + (kT-1)*P) / (I*kT) of the kernel path's multiply-adds, P = kH*kW, but moves an
         activation P times the output. Measured on CPU (docs/benchmarks.md), it wins from 256 input channels per group
-        on in training, where the kernel path also pays for the kernel's gradient, and from 512 channels and 128
-        positions (N*T*H*W) on in eval mode, where the kernel is cached. It is never chosen with a spatial stride (it
-        would compute 4 times the positions needed), on other devices, under autocast, and while torch.compile,
-        torch.export or torch.jit trace.
+        on in training, where the kernel path also pays for the kernel's gradient, from 128 where that activation is
+        small (up to 4096 positions N*T*H*W), and from 512 channels and 128 positions on in eval mode, where the
+        kernel is cached. It is never chosen with a spatial stride (it would compute 4 times the positions needed), on
+        other devices, under autocast, and while torch.compile, torch.export or torch.jit trace.
         """
         depth, height, width = self.kernel_size
-        channels, positions = (256, 1) if self.training or self._needs_graph() else (512, 128)
-        return (depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1) and x.device.type == 'cpu'
+        channels, positions = self.in_channels // self.groups, x.numel() // self.in_channels
+        if self.training or self._needs_graph():
+            pays = channels >= 256 or channels >= 128 and positions <= 4096
+        else:
+            pays = channels >= 512 and positions >= 128
+        return (pays and depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1) and x.device.type == 'cpu'
                 and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
-                and self.in_channels // self.groups >= channels and x.numel() // self.in_channels >= positions
                 and not torch.is_autocast_enabled(x.device.type))
 
     def _needs_graph(self) -> bool:
@@ -155,6 +160,12 @@ class Conv3T(ConvBase):
         if self.evaluation == 'factored' or (self.evaluation == 'auto' and not tracing and self.prefers_factored(x)):
             if self.kernel_size[0] > 1 and x.shape[0]:  # one slice is a plain convolution, and so is an empty batch
                 return self._forward_factored(x)
+        if self._needs_graph() and can_build_in_place(x, self.weight) and self.padding_mode == 'zeros':
+            first = self.weight.squeeze(2)
+            if not isinstance(self.padding, str) and not few_slices(first):
+                y = built_kernel_conv3d(x, self._workspace, SliceRule(), self.stride, self.padding, self.dilation,
+                                        self.groups, first, slice_transforms(self.matrices(), self.kernel_size[1:]))
+                return y if self.bias is None else y + self.bias[:, None, None, None]
         if self.training or tracing or self._needs_graph():
             kernel = self.kernel()
         else:
@@ -163,6 +174,7 @@ class Conv3T(ConvBase):
 
     def train(self, mode: bool = True):
         self._cache.clear()
+        self._workspace.clear()
         return super().train(mode)
 
     def __getstate__(self) -> dict:

@@ -123,19 +123,23 @@ class _FactoredConv3T(torch.autograd.Function):
         x, kernel, products, *kept = ctx.saved_tensors
         weight_shape, stride, padding, dilation, groups = ctx.arguments
         weight = kernel.new_empty(weight_shape, device='meta')
-        grad_kernel, grad_products = torch.zeros_like(kernel), torch.zeros_like(products)
+        grad_kernel, grad_products = None, torch.zeros_like(products)
         grad_x = []
         for i, (part, grad) in enumerate(zip(x.split(ctx.clips, dim=1), grad_y.split(ctx.clips, dim=1))):
             geometry = _Geometry(part, weight, len(products) + 1, stride, padding, dilation, groups)
             u = kept[i] if kept else geometry.mix(part, kernel)
             taps = geometry.unfold(grad)
-            grad_u = torch.zeros_like(u)
-            for b in range(len(products) + 1):
+            grad_u = torch.empty_like(u)
+            to, of = geometry.windows(0)
+            if stride[0] == 1:  # a window without gaps: what it does not cover is at its ends
+                grad_u[:of.start] = 0
+                grad_u[of.stop:] = 0
+            else:
+                grad_u.zero_()
+            grad_u[of] = taps[to]
+            for b in range(1, len(products) + 1):
                 to, of = geometry.windows(b)
                 if to.stop == to.start:
-                    continue
-                if b == 0:
-                    grad_u[of] = taps[to]
                     continue
                 window, source = taps[to].flatten(0, 2), u[of].flatten(0, 2)
                 shares = torch.bmm(window, source.mT).view(-1, *products.shape[1:])
@@ -149,7 +153,7 @@ class _FactoredConv3T(torch.autograd.Function):
             grads = torch.ops.aten.convolution_backward(
                 grad_u.view(frames.shape[0], -1, *frames.shape[2:]), frames, kernel, None, (1, 1), (0, 0), (1, 1),
                 False, (0, 0), groups, (ctx.needs_input_grad[0], True, False))
-            grad_kernel += grads[1]
+            grad_kernel = grads[1] if grad_kernel is None else grad_kernel.add_(grads[1])
             if ctx.needs_input_grad[0]:
                 grad_x.append(grads[0].view_as(part))
         return torch.cat(grad_x, dim=1) if grad_x else None, grad_kernel, grad_products, *(None, ) * 5

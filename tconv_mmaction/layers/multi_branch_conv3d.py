@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .branch_inflation import NormState, centred, inflate_from_2d, inflate_from_3d
+from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
 from .conv_base import ConvBase
 from .registry import register_layer
-from .temporal_basis import apply_in_time, over_pixels, synthesis_matrix
+from .temporal_basis import BasisRule, apply_in_time, over_pixels, synthesis_matrix
 
 
 class TemporalBranch(nn.Module):
@@ -38,21 +39,37 @@ class TemporalBranch(nn.Module):
         coefficients = synthesis_matrix(self.length, eta).shape[1]
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, coefficients, *kernel_size[1:]))
         self.register_buffer('basis', self._basis(), persistent=False)
+        self._workspace = Workspace()
 
     def _basis(self) -> Tensor:
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        return over_pixels(synthesis_matrix(self.length, self.eta), self.pixels).to(self.weight.device, dtype)
+        matrix = over_pixels(synthesis_matrix(self.length, self.eta), self.pixels, self.weight[:, :, 0, 0, 0].numel())
+        return matrix.to(self.weight.device, dtype)
 
     def _apply(self, fn, *args, **kwargs):
         # Computed anew after every move: a float32 basis turned into float64 would be good to 1e-8 only.
         super()._apply(fn, *args, **kwargs)
         self.basis = self._basis()
+        self._workspace.clear()
         return self
 
     def forward(self) -> Tensor:
         """The filter ``(O, I/groups, length, kH, kW)``; computed in float32 or better, also under autocast."""
         with torch.autocast(self.weight.device.type, enabled=False):
             return apply_in_time(self.basis, self.weight.to(self.basis.dtype)).to(self.weight.dtype)
+
+    def train(self, mode: bool = True) -> 'TemporalBranch':
+        self._workspace.clear()
+        return super().train(mode)
+
+    def convolve(self, x: Tensor, stride, padding, dilation, groups: int) -> Tensor:
+        """``F.conv3d`` of ``x (N, I, T, H, W)`` with the filter."""
+        if self.length == 1 and (self.eta == 1 or math.isinf(self.eta)):  # the filter is the parameter
+            return F.conv3d(x, self.weight, None, stride, padding, dilation, groups)
+        if self.weight.requires_grad and can_build_in_place(x, self.weight):
+            rule = BasisRule(self.basis, self.length)
+            return built_kernel_conv3d(x, self._workspace, rule, stride, padding, dilation, groups, self.weight)
+        return F.conv3d(x, self(), None, stride, padding, dilation, groups)
 
     def extra_repr(self) -> str:
         return f'length={self.length}, eta={self.eta:g}, weight={tuple(self.weight.shape)}'
@@ -163,8 +180,8 @@ class MultiBranchConv3d(ConvBase):
             # A shorter filter about the same centre starts that many frames later than the longest.
             pad = time - self.dilation[0] * (self.kernel_size[0] - length) // 2
             frames = x if pad >= 0 else x.narrow(-3, -pad, x.shape[-3] + 2 * pad)
-            y = F.conv3d(frames, self.branch_kernel(i), None, self.stride, (max(pad, 0), space[0][0], space[1][0]),
-                         self.dilation, self.groups)
+            y = self.branches[i].convolve(frames, self.stride, (max(pad, 0), space[0][0], space[1][0]), self.dilation,
+                                          self.groups)
             if self.has_norm:
                 y = self.norms[i](y)
             out = y if out is None else out + y

@@ -13,10 +13,12 @@ where -1 and 1 are the centres of the border pixels, x runs along the width and 
 Resampling is linear in the slice, so one step of one filter is a (kH*kW, kH*kW) matrix, the same for all input
 channels. The steps are the matrices' product and the whole kernel is one batched matrix product.
 """
-from typing import Tuple
+from typing import Dict, Tuple
 
 import torch
 from torch import Tensor
+
+from .slice_product import slice_product
 
 
 def affine_matrix(scale: Tensor, rotate: Tensor, translate_x: Tensor, translate_y: Tensor) -> Tensor:
@@ -38,6 +40,99 @@ def _hat(distance: Tensor) -> Tensor:
     return torch.maximum(height, torch.zeros_like(height))
 
 
+def _axis(size: int, like: Tensor) -> Tensor:
+    # Pixels counted from the slice's centre: half-integers, so that at the identity every sample lies exactly on a
+    # pixel in floating point too. Going through [-1, 1] and back would not.
+    return torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2
+
+
+def _make_grid(size: Tuple[int, int], like: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    height, width = size
+    rows, columns = _axis(height, like), _axis(width, like)
+    v, u = torch.meshgrid(rows, columns, indexing='ij')
+    # A side of one pixel has no extent: its coordinate is 0 and nothing moves along it.
+    across = (width - 1) / (height - 1) if height > 1 else 0.
+    along = (height - 1) / (width - 1) if width > 1 else 0.
+    one = torch.ones_like(u)
+    factors = torch.stack([u, across * v, one * ((width - 1) / 2), along * u, v, one * ((height - 1) / 2)])
+    return factors.view(2, 3, -1), rows[:, None], columns[:, None]
+
+
+_GRIDS: Dict[tuple, Tuple[Tensor, Tensor, Tensor]] = {}  # a few small tensors; making them anew costs 40 operations
+
+
+def _grid(size: Tuple[int, int], like: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """Factors of the entries of theta in the positions of all pixels ``(2, 3, P)``, x first; rows, columns."""
+    if type(like) is not Tensor or like.device.type != 'cpu' or not _runs_eagerly():
+        return _make_grid(size, like)
+    key = size, like.dtype
+    if key not in _GRIDS:
+        with torch.inference_mode(False), torch.no_grad():
+            _GRIDS[key] = _make_grid(size, like)
+    return _GRIDS[key]
+
+
+def _runs_eagerly() -> bool:
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def _distances(theta: Tensor, size: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
+    """From every sample to every row ``(P, kH, B)`` and to every column ``(P, kW, B)``, in pixels.
+
+    ``theta (..., 2, 3)`` is taken as B matrices. They come last here: P, kH and kW are a handful of numbers, and loops
+    over the filters are the ones that run at full speed.
+    """
+    grid, rows, columns = _grid(size, theta)
+    entries = theta.reshape(-1, 2, 3).permute(1, 2, 0)  # 2, 3, B
+    x, y = (grid.unsqueeze(-1) * entries.unsqueeze(2)).sum(1)  # P, B; no matrix product, which TF32 would round
+    return y.unsqueeze(1) - rows, x.unsqueeze(1) - columns
+
+
+def _weights(theta: Tensor, size: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
+    rows, columns = _distances(theta, size)
+    return _hat(rows), _hat(columns)
+
+
+def _matrices(theta: Tensor, size: Tuple[int, int]) -> Tensor:
+    rows, columns = _weights(theta, size)
+    pixels = size[0] * size[1]
+    products = (rows.unsqueeze(2) * columns.unsqueeze(1)).view(pixels * pixels, -1)
+    # in order in memory: batched products of anything else fall back to one call per matrix
+    return products.mT.contiguous().view(*theta.shape[:-2], pixels, pixels)
+
+
+class _ResamplingMatrices(torch.autograd.Function):
+    """:func:`_matrices` with a written-out backward: fewer operations, all of them along the filters."""
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(theta: Tensor, size: Tuple[int, int]) -> Tensor:
+        return _matrices(theta, size)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        theta, ctx.size = inputs
+        ctx.save_for_backward(theta)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        theta, = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
+            return *torch.autograd.grad(_matrices(theta, ctx.size), theta, grad, create_graph=True), None
+        height, width = ctx.size
+        distances = _distances(theta, ctx.size)
+        rows, columns = map(_hat, distances)
+        grad = grad.reshape(-1, (height * width)**2).mT.reshape(height * width, height, width, -1)
+        shares = (grad * columns.unsqueeze(1)).sum(2), (grad * rows.unsqueeze(2)).sum(1)
+        moves = []
+        for distance, share in zip(distances, shares):
+            # -sign(d) inside, half of it at |d| = 1, nothing outside
+            slope = distance.sign() * (distance.abs().neg_().add_(1).sign_().add_(1).mul_(-0.5))
+            moves.append(share.mul_(slope).sum(1))  # P, B
+        y, x = moves
+        return torch.bmm(_grid(ctx.size, theta)[0], torch.stack([x, y])).permute(2, 0, 1).reshape(theta.shape), None
+
+
 def resampling_matrices(theta: Tensor, size: Tuple[int, int]) -> Tensor:
     """Bilinear resampling as matrices.
 
@@ -48,20 +143,23 @@ def resampling_matrices(theta: Tensor, size: Tuple[int, int]) -> Tensor:
     Returns:
         ``(..., kH*kW, kH*kW)``; entry (p, q) is the weight of pixel q of a slice in pixel p of the next slice.
     """
-    height, width = size
-    # Pixels counted from the slice's centre: half-integers, so that at the identity every sample lies exactly on a
-    # pixel in floating point too. Going through [-1, 1] and back would not.
-    v = torch.arange(height, dtype=theta.dtype, device=theta.device) - (height - 1) / 2  # kH
-    u = torch.arange(width, dtype=theta.dtype, device=theta.device) - (width - 1) / 2  # kW
-    # A side of one pixel has no extent: its coordinate is 0 and nothing moves along it.
-    across = (width - 1) / (height - 1) if height > 1 else 0.
-    along = (height - 1) / (width - 1) if width > 1 else 0.
-    t = theta[..., None, None]  # ..., 2, 3, 1, 1
-    x = t[..., 0, 0, :, :] * u + t[..., 0, 1, :, :] * (across * v)[:, None] + t[..., 0, 2, :, :] * ((width - 1) / 2)
-    y = t[..., 1, 0, :, :] * (along * u) + t[..., 1, 1, :, :] * v[:, None] + t[..., 1, 2, :, :] * ((height - 1) / 2)
-    x, y = x.flatten(-2), y.flatten(-2)  # ..., P with P = kH*kW
-    rows, columns = _hat(y[..., None] - v), _hat(x[..., None] - u)  # ..., P, kH and ..., P, kW
-    return (rows[..., :, None] * columns[..., None, :]).flatten(-2)  # ..., P, P
+    if theta.device.type != 'cpu' or not _runs_eagerly():
+        return _matrices(theta, size)
+    return _ResamplingMatrices.apply(theta, size)
+
+
+def slice_transforms(theta: Tensor, size: Tuple[int, int]) -> Tensor:
+    """From the first slice to all: steps ``theta (kT-1, O, 2, 3)`` -> ``(O, kT*kH*kW, kH*kW)``, the identity first."""
+    pixels = size[0] * size[1]
+    composed = [torch.eye(pixels, dtype=theta.dtype, device=theta.device).expand(theta.shape[1], -1, -1)]
+    for b, matrix in enumerate(resampling_matrices(theta, size)):  # O, P, P
+        composed.append(torch.bmm(matrix, composed[-1]) if b else matrix)
+    return torch.cat(composed, dim=1)
+
+
+def few_slices(weight: Tensor) -> bool:
+    """Whether :func:`temporal_kernel` moves the slices of ``(O, I, kH, kW)`` instead of multiplying matrices."""
+    return weight.shape[1] < weight.shape[2] * weight.shape[3]
 
 
 def temporal_kernel(weight: Tensor, theta: Tensor) -> Tensor:
@@ -75,18 +173,15 @@ def temporal_kernel(weight: Tensor, theta: Tensor) -> Tensor:
         ``(O, I, kT, kH, kW)``.
     """
     out_channels, in_channels, height, width = weight.shape
-    steps, pixels = theta.shape[0], height * width
-    first = weight.flatten(2)  # O, I, P
-    matrices = resampling_matrices(theta, (height, width))  # kT-1, O, P, P
-    if in_channels < pixels:  # few slices: moving them is cheaper than multiplying the matrices (7x7 stems)
-        slices = [first]
-        for matrix in matrices:
-            slices.append(slices[-1] @ matrix.mT)
-        kernel = torch.stack(slices, dim=2)  # O, I, kT, P
-    else:
-        composed = [torch.eye(pixels, dtype=weight.dtype, device=weight.device).expand(out_channels, -1, -1)]
-        for b, matrix in enumerate(matrices):
-            composed.append(matrix @ composed[-1] if b else matrix)
-        stacked = torch.stack(composed, dim=1).flatten(1, 2)  # O, kT*P, P
-        kernel = torch.bmm(first, stacked.mT)  # O, I, kT*P
-    return kernel.reshape(out_channels, in_channels, steps + 1, height, width)
+    if not few_slices(weight):
+        kernel = slice_product(weight.flatten(2), slice_transforms(theta, (height, width)))  # O, I, kT*P
+        return kernel.view(out_channels, in_channels, -1, height, width)
+    slices = [weight.flatten(2)]  # O, I, P
+    rows, columns = _weights(theta, (height, width))  # P, kH, (kT-1)*O
+    rows, columns = (w.unflatten(-1, theta.shape[:2]).permute(2, 3, 1, 0) for w in (rows, columns))  # kT-1, O, k, P
+    for row, column in zip(rows, columns):
+        lines = torch.bmm(slices[-1].view(out_channels, -1, width), column)  # O, I*kH, P
+        lines = lines.view(out_channels, in_channels, height, -1)
+        slices.append((lines * row.unsqueeze(1)).sum(2))
+    kernel = torch.stack(slices, dim=2)  # O, I, kT, P
+    return kernel.reshape(out_channels, in_channels, -1, height, width)

@@ -1,0 +1,116 @@
+"""A 3D convolution with a kernel that is computed from other parameters, in one autograd node.
+
+``F.conv3d(x, build(parameters))`` makes two tensors of the kernel's size anew in every step, the kernel and its
+gradient. For the large kernels of a network's last stages the memory that the system has to hand out for them (page by
+page) costs more than the arithmetic that fills them. Here the kernel is written into a workspace that a layer keeps
+between steps, and a rule may turn the kernel's gradient into the parameters' gradient in place.
+
+A rule has three functions:
+
+* ``shape(*parameters)``: of the kernel, ``(O, I/groups, kT, kH, kW)``;
+* ``build(out, *parameters)``: write the kernel into ``out``, without autograd;
+* ``gradients(grad, *parameters)``: a tuple of the parameters' gradients from the kernel's; may overwrite ``grad``;
+* ``differentiable(*parameters)``: the kernel, built by operations that autograd knows (for second derivatives).
+"""
+from typing import Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Triple = Tuple[int, int, int]
+
+
+class Workspace:
+    """One tensor, lent to a forward pass until its backward pass is done.
+
+    A second forward pass before that gets a tensor of its own. ``stamp`` counts the loans: a backward pass that comes
+    a second time, after the tensor was lent again, sees that and builds its kernel anew.
+    """
+
+    def __init__(self) -> None:
+        self.tensor: Optional[Tensor] = None
+        self.stamp, self.busy = 0, False
+
+    def borrow(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        held = self.tensor
+        if held is None or self.busy or held.shape != tuple(shape) or held.dtype != like.dtype:
+            with torch.inference_mode(False):
+                self.tensor = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.busy = True
+        self.stamp += 1
+        return self.tensor
+
+    def clear(self) -> None:
+        self.__init__()
+
+    def __deepcopy__(self, memo) -> 'Workspace':
+        return Workspace()
+
+    def __reduce__(self):
+        return Workspace, ()  # a copy or a pickle of a layer carries no kernel
+
+
+class _BuiltKernelConv(torch.autograd.Function):
+
+    @staticmethod
+    def forward(x, workspace, rule, geometry, *parameters):
+        kernel = workspace.borrow(rule.shape(*parameters), parameters[0])
+        rule.build(kernel, *parameters)
+        stride, padding, dilation, groups = geometry
+        return F.conv3d(x, kernel, None, stride, padding, dilation, groups)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, ctx.workspace, ctx.rule, ctx.geometry, *parameters = inputs
+        ctx.kernel, ctx.stamp = ctx.workspace.tensor, ctx.workspace.stamp
+        ctx.save_for_backward(x, *parameters)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, *parameters = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.geometry
+        if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
+            y = F.conv3d(x, ctx.rule.differentiable(*parameters), None, stride, padding, dilation, groups)
+            wanted = [i for i, t in enumerate((x, *parameters)) if t.requires_grad]
+            found = torch.autograd.grad(y, [(x, *parameters)[i] for i in wanted], grad, create_graph=True,
+                                        allow_unused=True)
+            out = [None] * (1 + len(parameters))
+            for i, value in zip(wanted, found):
+                out[i] = value
+            return out[0], None, None, None, *out[1:]
+        kernel = ctx.kernel
+        if ctx.workspace.tensor is kernel and ctx.workspace.stamp != ctx.stamp:  # lent again since
+            kernel = torch.empty_like(kernel)
+            ctx.rule.build(kernel, *parameters)
+        wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4:]), False
+        grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
+            grad, x, kernel, None, stride, padding, dilation, False, (0, 0, 0), groups, wants)
+        if ctx.workspace.stamp == ctx.stamp:
+            ctx.workspace.busy = False
+        grads = ctx.rule.gradients(grad_kernel, *parameters) if wants[1] else (None, ) * len(parameters)
+        return grad_x, None, None, None, *grads
+
+
+def built_kernel_conv3d(x: Tensor, workspace: Workspace, rule, stride: Triple, padding: Triple, dilation: Triple,
+                        groups: int, *parameters: Tensor) -> Tensor:
+    """``F.conv3d(x, rule.differentiable(*parameters), None, stride, padding, dilation, groups)``.
+
+    Args:
+        x: ``(N, I, T, H, W)``.
+        workspace: of the layer whose kernel this is.
+        rule: see the module's text.
+        parameters: tensors that the kernel is built from.
+    """
+    return _BuiltKernelConv.apply(x, workspace, rule, (stride, padding, dilation, groups), *parameters)
+
+
+def can_build_in_place(x: Tensor, weight: Tensor) -> bool:
+    """Whether a call is one that :func:`built_kernel_conv3d` is for: a training step on CPU in one floating type.
+
+    Tracing (compile, export, jit), functorch's transforms, autocast and unbatched or empty input go the ordinary way.
+    """
+    return (x.device.type == 'cpu' and x.dim() == 5 and x.shape[0] > 0 and x.dtype == weight.dtype
+            and x.dtype in (torch.float32, torch.float64) and torch.is_grad_enabled()
+            and not torch.is_autocast_enabled('cpu') and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing() and type(x) is Tensor and not torch._C._are_functorch_transforms_active())

@@ -1,0 +1,141 @@
+"""The one-node convolution with a computed kernel equals autograd's, and its workspace is never read stale."""
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tconv_mmaction.layers import Conv3T, MultiBranchConv3d
+from tconv_mmaction.layers.built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
+from tconv_mmaction.layers.slice_product import SliceRule
+from tconv_mmaction.layers.temporal_basis import BasisRule, over_pixels, synthesis_matrix
+
+
+def cases():
+    def basis(length, eta, area, out, inp):
+        matrix = synthesis_matrix(length, eta)
+        weight = torch.randn(out, inp, matrix.shape[1], area, area, dtype=torch.float64)
+        return BasisRule(over_pixels(matrix, area * area, out * inp), length), [weight]
+
+    def slices(depth, area, out, inp):
+        first = torch.randn(out, inp, area, area, dtype=torch.float64)
+        return SliceRule(), [first, torch.randn(out, depth * area * area, area * area, dtype=torch.float64)]
+
+    return [basis(3, 2., 3, 6, 4), basis(5, 2., 1, 4, 4), basis(5, 4., 1, 3, 2), basis(3, float('inf'), 3, 6, 4),
+            basis(1, 4., 3, 6, 4), basis(3, 2., 5, 2, 2), basis(5, float('inf'), 1, 4, 4),
+            slices(3, 3, 6, 4), slices(2, 2, 6, 4)]
+
+
+@pytest.mark.parametrize('case', range(9))
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last_3d])
+def test_equals_autograd(case, layout, monkeypatch):
+    monkeypatch.setattr(BasisRule, 'ROWS', 5)  # several parts, the last one short
+    torch.manual_seed(0)
+    rule, parameters = cases()[case]
+    groups = 2 if case == 0 else 1
+    x = torch.randn(2, parameters[0].shape[1] * groups, 6, 8, 7, dtype=torch.float64).contiguous(memory_format=layout)
+    geometry = (1, 2, 1), (2, 1, 0), (1, 1, 1)
+    results = []
+    for built in (True, False):
+        leaves = [t.clone().requires_grad_() for t in (x, *parameters)]
+        if built:
+            y = built_kernel_conv3d(leaves[0], Workspace(), rule, *geometry, groups, *leaves[1:])
+        else:
+            y = F.conv3d(leaves[0], rule.differentiable(*leaves[1:]), None, *geometry, groups)
+        y.backward(torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1)))
+        results.append([y, *(leaf.grad for leaf in leaves)])
+    for got, want in zip(*results):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+def layers():
+    torch.manual_seed(0)
+    conv3t = Conv3T(4, 6, 3, padding=1, evaluation='kernel')
+    with torch.no_grad():
+        conv3t.rotate.normal_()
+        conv3t.translate_x.normal_()
+    return [conv3t.double(), MultiBranchConv3d(4, 6, (3, 3, 3), padding=1, norm_cfg=None).double()]
+
+
+def gradients(layer, x, retain=False):
+    y = layer(x)
+    grads = torch.autograd.grad(y.square().sum(), list(layer.parameters()), retain_graph=retain)
+    return y, grads
+
+
+@pytest.mark.parametrize('which', [0, 1])
+def test_workspace_through_unusual_orders(which):
+    """Two forward passes before a backward pass, backward twice, a lost loss, changed weights in between."""
+    layer = layers()[which]
+    a, b = (torch.randn(1, 4, 4, 5, 5, dtype=torch.float64) for _ in range(2))
+    want_a, want_b = (gradients(copy.deepcopy(layer), x)[1] for x in (a, b))
+    parameters = list(layer.parameters())
+
+    loss_a, loss_b = layer(a).square().sum(), layer(b).square().sum()  # one layer used twice
+    for loss, want in ((loss_a, want_a), (loss_b, want_b)):
+        for got, value in zip(torch.autograd.grad(loss, parameters, retain_graph=True), want):
+            torch.testing.assert_close(got, value)
+    layer(b).sum().backward()  # lends the workspace again
+    for loss, want in ((loss_b, want_b), (loss_a, want_a)):  # the old graphs once more
+        for got, value in zip(torch.autograd.grad(loss, parameters), want):
+            torch.testing.assert_close(got, value)
+
+    layer(a)  # its loss is never used
+    for got, value in zip(gradients(layer, b)[1], want_b):
+        torch.testing.assert_close(got, value)
+
+    loss = layer(a).square().sum()
+    with torch.no_grad():
+        parameters[0].add_(1)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        loss.backward()
+
+
+@pytest.mark.parametrize('which', [0, 1])
+def test_second_derivatives(which):
+    layer = layers()[which]
+    x = torch.randn(1, 4, 3, 4, 4, dtype=torch.float64)
+    parameters = list(layer.parameters())
+
+    def penalty(built):
+        inputs = x.clone().requires_grad_()
+        y = layer(inputs) if built else layer.convolve(inputs, layer.kernel(), layer.bias) if which == 0 else sum(
+            F.conv3d(inputs, layer.branch_kernel(i), padding=(i, 1, 1)) for i in range(2))
+        grad, = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), parameters, allow_unused=True)
+
+    for got, want in zip(penalty(True), penalty(False)):
+        assert (got is None) == (want is None)
+        if got is not None:
+            torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize('which', [0, 1])
+def test_frozen_parameters_copies_and_functional_calls(which):
+    layer = layers()[which]
+    x = torch.randn(1, 4, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    y, _ = gradients(layer, x)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(other(x), y)
+    values = {name: value.detach().clone() for name, value in layer.named_parameters()}
+    jacobian = torch.func.grad(lambda v: torch.func.functional_call(layer, v, x.detach()).square().sum())(values)
+    want = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+    for got, value in zip(jacobian.values(), want):
+        torch.testing.assert_close(got, value)
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    grad, = torch.autograd.grad(layer(x).square().sum(), x)  # only the clip is wanted
+    assert torch.isfinite(grad).all() and grad.abs().sum() > 0
+
+
+def test_who_takes_the_shortcut():
+    x, weight = torch.randn(1, 2, 3, 4, 4), torch.randn(1)
+    assert can_build_in_place(x, weight)
+    assert not can_build_in_place(x[0], weight) and not can_build_in_place(x[:0], weight)
+    assert not can_build_in_place(x.double(), weight) and not can_build_in_place(x.half(), weight.half())
+    assert not can_build_in_place(x.to('meta'), weight)
+    with torch.no_grad():
+        assert not can_build_in_place(x, weight)
+    with torch.autocast('cpu'):
+        assert not can_build_in_place(x, weight)
