@@ -456,6 +456,16 @@ def test_the_hook_does_nothing_twice(project, monkeypatch):
     assert not setup_checks.take_passed(cfg, 'train')
 
 
+def test_a_data_set_that_bears_bad_videos_may_have_some(project):
+    write(project, {'train.txt': 'empty.mp4 0\nnothing.mp4 1\na.mp4 2\n'})
+    change = {f'{D}.type': 'TolerantVideoDataset'}
+    check_config(config_of(project, change))
+    for wrong, words in (({**change, f'{D}.test_mode': True}, 'nothing.mp4'), (change, '3 of the 3')):
+        with pytest.raises(SetupError, match=words):
+            check_config(config_of(project, wrong))
+        write(project, {'train.txt': 'x.mp4 0\ny.mp4 1\nz.mp4 2\n'})
+
+
 def test_the_check_draws_no_random_number_and_leaves_the_config_alone(project):
     cfg = config_of(project)
     before, state = repr(cfg), torch.get_rng_state()

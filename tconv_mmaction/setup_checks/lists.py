@@ -3,6 +3,7 @@
 The forms are mmaction2's: ``PATH LABEL`` (VideoDataset), ``PATH FRAMES LABEL`` or with an offset ``PATH START FRAMES
 LABEL`` (RawframeDataset), several labels with ``multi_class``. Files are looked for, not opened.
 """
+import inspect
 import os
 from collections import defaultdict
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
@@ -28,6 +29,7 @@ class ListForm(NamedTuple):
     offset: bool
     multi_class: bool
     delimiter: Optional[str]
+    tolerant: bool = False  # some of the files may be unreadable
 
     def describe(self) -> str:
         parts = ['PATH', *(['START'] if self.offset else []), *(['FRAMES'] if self.frames else []),
@@ -40,7 +42,8 @@ def form_of(cls: type, cfg: dict) -> Optional[ListForm]:
     for base, frames in ((VideoDataset, False), (RawframeDataset, True)):
         if isinstance(cls, type) and issubclass(cls, base) and cls.load_data_list is base.load_data_list:
             return ListForm(frames, frames and bool(cfg.get('with_offset', False)), bool(cfg.get('multi_class', False)),
-                            None if frames else cfg.get('delimiter', ' '))
+                            None if frames else cfg.get('delimiter', ' '),
+                            'max_bad_share' in inspect.signature(cls).parameters and not cfg.get('test_mode', False))
     return None
 
 
@@ -186,7 +189,7 @@ def read_list(path: str, form: ListForm, key: str, problems: Problems, num_class
 
 def check_files(entries: List[Entry], folder: str, form: ListForm, list_path: str, key: str,
                 problems: Problems) -> None:
-    """Look for the first and the last few files of a list."""
+    """Look for the first and the last few files of a list; a tolerant data set needs any of them."""
     if not entries:
         return
     if folder and not os.path.isdir(folder):
@@ -196,6 +199,8 @@ def check_files(entries: List[Entry], folder: str, form: ListForm, list_path: st
     ends = entries[:LOOKED_FOR] + entries[max(LOOKED_FOR, len(entries) - LOOKED_FOR):]
     missing = [(entry, path) for entry in ends for path in [os.path.join(folder, entry.path)]
                if not (os.path.isdir(path) if form.frames else os.path.isfile(path))]
+    if form.tolerant and len(missing) < len(ends):
+        return
     if missing:
         what = 'folder of frames' if form.frames else 'video'
         entry, path = missing[0]
