@@ -1,4 +1,4 @@
-"""Rename a public 3D checkpoint, classifier included, for a whole recognizer: torchvision's r2plus1d_18, PyTorch I3D.
+"""Rename a public 3D checkpoint, classifier included, for a whole recognizer: r2plus1d_18, r3d_18, PyTorch I3D.
 
     python tools/convert/public_3d.py r2plus1d_18-91a641e6.pth r2plus1d18_kinetics400.pth
     python tools/test.py CONFIG r2plus1d18_kinetics400.pth
