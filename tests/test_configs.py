@@ -54,6 +54,7 @@ def reduced(path, work_dir):
     config = Config.fromfile(path)
     find_pretrained(config.model)
     shape = SHAPES[config.model.backbone.type]
+    shape = (config.model.backbone.get('in_channels', shape[0]), *shape[1:])
     if config.model.backbone.type == 'ConvLSTMNet':  # its head is built for one size of the frames
         head = config.model.cls_head
         head.feature_size = MODELS.build(config.model.backbone).feature_size(*shape[2:])

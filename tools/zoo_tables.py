@@ -1,0 +1,193 @@
+"""Write the model index: metafile.yml and the table in README.md of every folder of configs, and model-index.yml.
+
+    python tools/zoo_tables.py            write them
+    python tools/zoo_tables.py --check    exit status 1 if a file is not what would be written
+
+Parameters and FLOPs come from the networks that the configs build (on PyTorch's 'meta' device, so nothing is computed),
+accuracies and checkpoints from zoo/results.yml, which says what was trained here and by which command. Everything else
+was not trained here, and the tables say so. The fields are those of mmaction2's metafiles, which mim and MMEngine read.
+"""
+import argparse
+import copy
+import re
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+import tconv_mmaction  # noqa: F401  registers the networks
+from tconv_mmaction.layers import switch_to_deploy
+from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.utils.complexity import count_complexity, count_parameters
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = re.compile(r'(<!-- table[^>]*-->\n).*?(<!-- end of the table -->)', re.DOTALL)
+ICLR = dict(URL='https://arxiv.org/abs/1912.04075', Title='Temporal Factorization of 3D Convolutional Kernels')
+COLLECTIONS = {
+    'lenet5': ('LeNet-5-3T', ICLR),
+    'tconv3': ('3TConv', ICLR),
+    'temporal_filters': ('Temporal filters', dict(
+        URL='https://openaccess.thecvf.com/WACV2024',
+        Title='Spatio-temporal Filter Analysis Improves 3D-CNN For Action Classification')),
+    'clstm': ('C-LSTM', dict(
+        URL='https://arxiv.org/abs/2002.00367',
+        Title='Interpreting Video Features: A Comparison of 3D Convolutional Networks and Convolutional LSTM '
+              'Networks')),
+}
+DATA = {'video-mnist': 'Video-MNIST', 'jester-rgb': 'Jester', 'ucf101-rgb': 'UCF101',
+        'folder-rgb': 'a folder of videos', 'sthv2-rgb': 'SthV2', 'mini-sthv2-rgb': 'mini-SthV2',
+        'kinetics400-rgb': 'Kinetics-400', 'mini-kinetics400-rgb': 'mini-Kinetics-400', 'kth-rgb': 'KTH'}
+NOT_TRAINED = 'not trained here'
+
+
+class ClipsToScores(nn.Module):
+    """Backbone and head of a recognizer, without the data preprocessor."""
+
+    def __init__(self, recognizer: nn.Module) -> None:
+        super().__init__()
+        self.recognizer = recognizer
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, K)."""
+        features, options = self.recognizer.extract_feat(clips[:, None], test_mode=True)
+        return self.recognizer.cls_head(features, **options)
+
+
+def clip_shape(config):
+    """(C, T, H, W) of the clips that the config trains on, by its transforms."""
+    dataset = config.train_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if dataset.type == 'VideoMNIST':
+        return 1, 30, 28, 28
+    frames = size = None
+    for step in dataset.pipeline:
+        frames = step.get('clip_len', frames)
+        crop = step.get('crop_size', step.get('size'))
+        if crop is not None:
+            size = (crop, crop) if isinstance(crop, int) else (crop[1], crop[0])  # written as (width, height)
+        elif step['type'] == 'Resize' and not step.get('keep_ratio', True):
+            size = (step['scale'][1], step['scale'][0])
+    if frames is None or size is None:
+        raise ValueError(f'{config.filename}: the training pipeline does not say how large its clips are.')
+    return 3, frames, *size
+
+
+def measured(config):
+    """Parameters as trained, parameters when deployed, and multiply-adds + 2 x norm outputs of one clip, deployed."""
+    settings = copy.deepcopy(config.model)
+    if settings.backbone.get('pretrained'):
+        settings.backbone.pretrained = None
+    settings.cls_head.pop('loss_cls', None)  # class weights come from the user's training list
+    with torch.device('meta'):
+        model = MODELS.build(settings)
+        trained = count_parameters(model)
+        model = switch_to_deploy(model.eval())
+        flops = count_complexity(ClipsToScores(model), (1, *clip_shape(config))).total
+    return trained, count_parameters(model), flops
+
+
+def entry(path, collection, results):
+    """What the metafile says of one config, and the row of the table."""
+    config = Config.fromfile(path)
+    name = path.stem
+    match = re.search(r'_(\d+)xb(\d+)-.*?(\d+)e_(.+)$', name)
+    devices, _, epochs, data = match.groups()
+    channels, frames, height, width = clip_shape(config)
+    trained, deployed, flops = measured(config)
+    backbone = config.model.backbone
+    depth = {'TemporalResNet3d': f'ResNet{backbone.get("depth")}', 'GoogLeNet3d': 'GoogLeNet',
+             'InceptionI3d': 'Inception-v1', 'R2Plus1d18': 'R(2+1)D-18', 'LeNet5': 'LeNet-5',
+             'ConvLSTMNet': 'C-LSTM'}[backbone.type]
+    pretrained = 'ImageNet' if 'imagenet-pretrained' in name else 'None'
+    made = {
+        'Name': name,
+        'Config': path.relative_to(ROOT).as_posix(),
+        'In Collection': collection,
+        'Metadata': {
+            'Architecture': depth,
+            'Batch Size': config.train_dataloader.batch_size,
+            'Epochs': int(epochs),
+            'FLOPs': f'{flops / 1e9:.3g}G',
+            'Parameters': f'{trained / 1e6:.3g}M',
+            'Pretrained': pretrained,
+            'Resolution': f'{height}x{width}',
+            'Training Data': DATA[data],
+            'Training Resources': f'{devices} GPU' + 's' * (devices != '1'),
+        },
+        'Modality': 'RGB' if channels == 3 else 'Grey',
+        'Results': [{'Dataset': DATA[data], 'Task': 'Action Recognition', 'Metrics': {}}],
+    }
+    result = results.get(name)
+    accuracy, checkpoint = NOT_TRAINED, ''
+    if result:
+        made['Metadata']['Training Resources'] = result['resources']
+        made['Results'][0]['Metrics'] = result['metrics']
+        made['Weights'] = result['weights']
+        accuracy = f'{result["metrics"]["Top 1 Accuracy"]:.2f}'
+        checkpoint = f'[{Path(result["weights"]).name}](../../../{result["weights"]})'
+    row = (f'[{name}]({path.name})', f'{frames}x{height}x{width}', f'{trained:,}',
+           f'{deployed:,}' if deployed != trained else 'the same', f'{flops / 1e9:,.3g}', accuracy, checkpoint)
+    return made, row
+
+
+def table(rows):
+    """A Markdown table; the checkpoint's column only where there is one."""
+    columns = ['config', 'clip (TxHxW)', 'parameters', 'deployed', 'GFLOPs', 'top-1, %', 'checkpoint']
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    lines = ['| ' + ' | '.join(columns) + ' |', '| ' + ' | '.join('---' for _ in columns) + ' |']
+    return '\n'.join(lines + ['| ' + ' | '.join(row) + ' |' for row in rows]) + '\n'
+
+
+def files():
+    """{path: text} of everything that this tool writes."""
+    init_default_scope('mmaction')
+    results = yaml.safe_load((ROOT / 'zoo/results.yml').read_text(encoding='utf-8'))
+    made, known = {}, set()
+    for folder, (collection, paper) in COLLECTIONS.items():
+        where = ROOT / 'configs/recognition' / folder
+        paths = sorted(p for p in where.glob('*.py') if not p.name.startswith('_base_'))
+        entries, rows = zip(*(entry(path, collection, results) for path in paths))
+        known.update(path.stem for path in paths)
+        index = {'Collections': [{'Name': collection, 'README': f'configs/recognition/{folder}/README.md',
+                                  'Paper': paper}], 'Models': list(entries)}
+        head = '# Written by tools/zoo_tables.py. A model without Weights was not trained here.\n'
+        made[where / 'metafile.yml'] = head + yaml.safe_dump(index, sort_keys=False, width=1000, allow_unicode=True)
+        readme = (where / 'README.md').read_text(encoding='utf-8')
+        if not TABLE.search(readme):
+            raise ValueError(f'{where / "README.md"} has no place for its table: a line "<!-- table -->" and a line '
+                             '"<!-- end of the table -->".')
+        made[where / 'README.md'] = TABLE.sub(lambda m, rows=rows: m[1] + table(rows) + m[2], readme)
+    unknown = sorted(set(results) - known)
+    if unknown:
+        raise ValueError(f'zoo/results.yml tells about {", ".join(unknown)}, and there is no such config.')
+    made[ROOT / 'model-index.yml'] = '# Written by tools/zoo_tables.py\n' + yaml.safe_dump(
+        {'Import': [f'configs/recognition/{folder}/metafile.yml' for folder in COLLECTIONS]})
+    return made
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--check', action='store_true', help='write nothing, name the files that would change')
+    args = parser.parse_args(argv)
+    changed = [(path, text) for path, text in files().items()
+               if not path.is_file() or path.read_text(encoding='utf-8') != text]
+    for path, text in changed:
+        if not args.check:
+            atomic_write_text(path, text)
+        print(f'{"differs" if args.check else "written"}: {path.relative_to(ROOT)}')
+    return 1 if args.check and changed else 0
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        print(f'zoo_tables: {error}', file=sys.stderr)
+        sys.exit(2)
