@@ -49,7 +49,7 @@ def test_files_that_one_run_lacks_and_temporary_files_are_differences(tool, tmp_
 
 
 def test_every_write_is_met_at_every_moment(tool):
-    plans = tool.make_plans(24, seed=0, per_epoch=1.)
+    plans = tool.make_plans(24, seed=0)
     assert len(plans) == 24 and sum(plan.delay is not None for plan in plans) == 12
     assert {(plan.target, plan.moment) for plan in plans if plan.target} == {
         (target, moment) for target in tool.TARGETS for moment in tool.MOMENTS}
@@ -58,7 +58,7 @@ def test_every_write_is_met_at_every_moment(tool):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs os.fork, which this system does not have')
 def test_killed_runs_equal_the_whole_one_and_the_control_does_not(tool, tmp_path, capsys):
-    few = ['--kills', '4', '--epochs', '8']
+    few = ['--kills', '4', '--epochs', '12']
     assert tool.main([*few, '--out-dir', str(tmp_path / 'a')]) == 0
     table = pd.read_csv(tmp_path / 'a/kills.csv')
     assert len(table) == 4 and 'all equal bit for bit' in (tmp_path / 'a/kills.md').read_text()

@@ -50,8 +50,12 @@ TARGETS = {'checkpoint': 'epoch_', 'best checkpoint': 'best_', 'last_checkpoint'
 
 
 class Plan(NamedTuple):
-    """How a life ends: at a random moment (``delay`` seconds after its first iteration), or in the n-th such write."""
+    """How a life ends: ``delay`` seconds after so many iterations of its own (None: after its start), or in a write.
+
+    A write that does not come within three epochs (a best checkpoint) is not waited for.
+    """
     delay: Optional[float] = None
+    iterations: Optional[int] = None
     target: str = ''
     moment: str = ''
     skip: int = 0
@@ -224,31 +228,41 @@ def run_life(config: Config, plan: Plan, log: Path) -> Dict[str, Any]:
     child = os.fork()
     if child == 0:
         live(config, board, plan, log)
-    deadline = None
+    deadline = first = None
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             break
+        now = board.read()
+        if first is None and now['phase'] != 'start':
+            first = now
+        done = None if first is None else now['iteration'] - first['iteration']
         if plan.delay is not None:
-            if deadline is None and (plan.delay < 0 or board.read()['phase'] != 'start'):
-                deadline = time.monotonic() + abs(plan.delay)
-            if deadline is not None and time.monotonic() >= deadline:
-                os.kill(child, signal.SIGKILL)
-                status = os.waitpid(child, 0)[1]
-                break
+            due = plan.iterations is None or done is not None and done >= plan.iterations
+        else:
+            due = bool(plan.target) and first is not None and now['epoch'] - first['epoch'] >= 3
+        if due and deadline is None:
+            deadline = time.monotonic() + (plan.delay or 0.)
+        if deadline is not None and time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            break
         time.sleep(0.002)
-    return dict(board.read(), seconds=round(time.monotonic() - started, 2), code=os.waitstatus_to_exitcode(status))
+    return dict(board.read(), seconds=round(time.monotonic() - started, 2), code=os.waitstatus_to_exitcode(status),
+                where=plan.moment if deadline is None else 'a random moment')
 
 
-def make_plans(kills: int, seed: int, per_epoch: float) -> List[Plan]:
+def make_plans(kills: int, seed: int) -> List[Plan]:
     """Half of the kills at random moments, half at places inside writes, every place in turn, in random order."""
     rng = random.Random(seed)
-    places = [Plan(target=target, moment=moment, skip=rng.randrange(2) if target != 'best checkpoint' else 0)
+    places = [Plan(target=target, moment=moment, skip=0 if target == 'best checkpoint' else rng.randrange(2))
               for moment, target in itertools.product(MOMENTS, TARGETS)]
     rng.shuffle(places)
-    plans = [next(places_left) if number % 2 else Plan(delay=rng.uniform(0, 2.5 * per_epoch))
-             for places_left in [itertools.cycle(places)] for number in range(kills)]
-    plans[0] = Plan(delay=-0.3)  # before the first iteration
+    places.sort(key=lambda plan: plan.target != 'best checkpoint')  # while the score still rises
+    in_turn = itertools.cycle(places)
+    plans = [next(in_turn) if number % 2 else Plan(delay=rng.uniform(0, 0.2), iterations=rng.randrange(7))
+             for number in range(kills)]
+    plans[0] = Plan(delay=0.3)  # before the first iteration
     return plans
 
 
@@ -358,10 +372,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         life = run_life(config, Plan(), work / 'whole.log')
         if life['code'] != 0:
             raise RuntimeError(f'The uninterrupted training failed:\n{(work / "whole.log").read_text()[-3000:]}')
-        per_epoch = life['seconds'] / options.epochs
         print(f'uninterrupted: {life["seconds"]} s', flush=True)
         workers = itertools.cycle([(0, False), (2, False), (3, True)])
-        plans, rows = make_plans(options.kills, options.seed, per_epoch), []
+        plans, rows = make_plans(options.kills, options.seed), []
         while True:
             plan = plans[len(rows)] if len(rows) < len(plans) else Plan()
             count, persistent = next(workers)
@@ -372,7 +385,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             if life['code'] != -signal.SIGKILL:
                 log = (work / 'killed.log').read_text()[-3000:]
                 raise RuntimeError(f'A life ended by itself with {life["code"]}:\n{log}')
-            rows.append(dict(kill=len(rows) + 1, phase=life['phase'], where=plan.moment or 'a random moment',
+            rows.append(dict(kill=len(rows) + 1, phase=life['phase'], where=life['where'],
                              epoch=life['epoch'] + 1, iteration=life['iteration'] + 1, age_s=life['seconds'],
                              workers=count))
             print(rows[-1], flush=True)
