@@ -7,7 +7,7 @@ import torch
 from test_conv3t import GOLDEN, generic_layer, golden_layer
 from torch import nn
 
-from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, factored_conv3t, kernel_cache
+from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, factored_conv3t, kernel_cache, packed_conv
 
 
 def run(layer, evaluation, x, grad):
@@ -182,3 +182,48 @@ def test_the_fingerprint_of_a_large_parameter_sees_every_kind_of_edit(dtype):
     for other in (ulp, sign, weight.flip(0), weight.flip(1), weight.flip(-1), -weight, weight.roll(1, 1),
                   weight.transpose(-1, -2).contiguous(), weight.double() if dtype != torch.float64 else weight.float()):
         assert not same(other)
+
+
+@pytest.mark.parametrize('arguments', [dict(padding=1), dict(padding=(0, 1, 1), stride=2), dict(padding=1, bias=False),
+                                       dict(padding=2, dilation=2), dict(padding=1, groups=2)])
+def test_a_packed_kernel_computes_the_same(arguments, monkeypatch):
+    """Also for clips of another size than the one it was packed for, after a change, and beside gradients."""
+    layer = generic_layer(32, 64, 3, **arguments).float().eval()
+    exact = copy.deepcopy(layer).double()
+    calls = []
+    packed_conv3d = packed_conv.packed_conv3d
+    monkeypatch.setattr(packed_conv, 'packed_conv3d', lambda *a: calls.append(1) or packed_conv3d(*a))
+    clips = [torch.randn(2, 32, 3, 4, 4), torch.randn(1, 32, 5, 3, 6), torch.randn(3, 32, 3, 4, 4)]
+
+    def check():
+        for x in clips:
+            with torch.no_grad():
+                want = exact(x.double())
+                y = layer(x)
+            assert y.is_contiguous()
+            torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=2e-6 * want.abs().max().item())
+
+    check()
+    assert len(calls) == 1 + len(clips)  # one to see whether it works
+    x = clips[0].clone().requires_grad_()
+    layer.requires_grad_(False)(x).sum().backward()
+    assert len(calls) == 1 + len(clips) and x.grad.abs().sum() > 0
+    with torch.no_grad():
+        for changed in (layer, exact):
+            changed.rotate.add_(0.25)
+    check()
+    monkeypatch.setattr(packed_conv, 'pack', lambda *a: None)  # a build without the operators
+    layer.eval()
+    check()
+
+
+def test_when_a_kernel_is_packed():
+    x = torch.randn(1, 64, 2, 4, 4)
+    with torch.no_grad():
+        assert packed_conv.pays(x, 64 * 64 * 27, 64, (1, 1, 1))
+        assert not packed_conv.pays(x, 2 * 64 * 32, 64, (1, 1, 1)) and packed_conv.pays(x, 2 * 64 * 32, 64, (1, 2, 2))
+        for other in (x.double(), x[0], x[:0], x.to('meta')):
+            assert not packed_conv.pays(other, 1 << 30, 64, (1, 1, 1))
+        with torch.autocast('cpu'):
+            assert not packed_conv.pays(x, 1 << 30, 64, (1, 1, 1))
+    assert not packed_conv.pays(x, 1 << 30, 64, (1, 1, 1))  # a graph is wanted

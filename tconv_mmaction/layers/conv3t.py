@@ -8,6 +8,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
+from . import packed_conv
 from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
 from .conv_base import ConvBase
 from .factored_conv3t import factored_conv3t
@@ -168,9 +169,20 @@ class Conv3T(ConvBase):
                 return y if self.bias is None else y + self.bias[:, None, None, None]
         if self.training or tracing or self._needs_graph():
             kernel = self.kernel()
-        else:
-            kernel = self._cache.get(list(self.parameters()), self.kernel)
-        return self.convolve(x, kernel, self.bias)
+            return self.convolve(x, kernel, self.bias)
+        return self._forward_cached(x)
+
+    def _forward_cached(self, x: Tensor) -> Tensor:
+        parameters = list(self.parameters())
+        elements = self.weight.numel() * self.kernel_size[0]
+        if (self.padding_mode == 'zeros' and not isinstance(self.padding, str)
+                and packed_conv.pays(x, elements, self.out_channels, self.stride)):
+            geometry = self.stride, self.padding, self.dilation, self.groups
+            packed = self._cache.get(parameters, lambda: packed_conv.pack(self.kernel(), x, *geometry), 'packed')
+            if packed is not None:
+                y = packed_conv.packed_conv3d(x, packed, *geometry)
+                return y if self.bias is None else y.add_(self.bias[:, None, None, None])
+        return self.convolve(x, self._cache.get(parameters, lambda: self.kernel().detach()), self.bias)
 
     def train(self, mode: bool = True):
         self._cache.clear()

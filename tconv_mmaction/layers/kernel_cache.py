@@ -1,5 +1,5 @@
 """Keep a computed kernel until the parameters it was computed from change."""
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Sequence
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ COPY_ROWS = 16  # output channels of a large parameter that are compared number 
 
 
 class KernelCache:
-    """One kernel and what it was made from.
+    """A kernel, or a form of it, and what it was made from.
 
     On CPU the parameters' values are compared: small ones with a copy, large ones by one sum per output channel
     over their bits as 64-bit integers, and by a copy of some channels. That reads the parameter once and finds
@@ -24,16 +24,15 @@ class KernelCache:
         self.clear()
 
     def clear(self) -> None:
-        self._kernel: Optional[Tensor] = None
+        self._value, self._form = None, ''
         self._seen: List[tuple] = []
 
-    def get(self, parameters: Sequence[Tensor], build: Callable[[], Tensor]) -> Tensor:
-        """The kernel for these parameters, built anew only if one of them changed."""
+    def get(self, parameters: Sequence[Tensor], build: Callable[[], Any], form: str = 'kernel') -> Any:
+        """What ``build`` makes of these parameters, made anew only if one of them or the ``form`` wanted changed."""
         now = [fingerprint(p) for p in parameters]
-        if self._kernel is None or not all(map(_same, now, self._seen)):
-            self._kernel = build().detach()
-            self._seen = now
-        return self._kernel
+        if self._form != form or not all(map(_same, now, self._seen)):
+            self._value, self._form, self._seen = build(), form, now
+        return self._value
 
 
 def fingerprint(parameter: Tensor) -> tuple:
