@@ -36,7 +36,7 @@ def of(backbone, channels, shape):
     return dict(backbone=backbone, cls_head=dict(HEAD, in_channels=channels)), shape
 
 
-# kind: (backbone and head, (C, T, H, W)); the big ones only with -m slow
+# kind: (backbone and head, (C, T, H, W))
 KINDS = {
     'LeNet5 3T': of(dict(type='LeNet5', temporal_cfg=dict(type='Conv3T'), channels=(3, 4), clip_shape=(12, 14, 12)), 84,
                     (1, 12, 14, 12)),
@@ -51,7 +51,7 @@ KINDS = {
     'I3D': of(dict(type='InceptionI3d'), 1024, (3, 9, 40, 44)),
     'R(2+1)D': of(dict(type='R2Plus1d18'), 512, (3, 5, 24, 20)),
 }
-SLOW = ('GoogLeNet 3T', 'I3D', 'R(2+1)D')
+QUICK = ('ResNet 3T', 'C-LSTM')  # the others with -m slow
 
 
 @torch.no_grad()
@@ -97,7 +97,7 @@ def scores_of(model, clips):
 
 
 @pytest.mark.parametrize('kind', [
-    pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in KINDS])
+    kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
 def test_exported_networks_give_the_scores_for_any_batch(kind):
     pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')

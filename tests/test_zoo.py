@@ -193,7 +193,7 @@ def with_statistics(net):
     return net
 
 
-@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('depth', [18, pytest.param(50, marks=pytest.mark.slow)])
 def test_tsn_and_c2d_checkpoints_inflate(depth, tmp_path):
     """A still clip gives the features of mmaction2's own ResNet, which TSN, TRN and C2D checkpoints hold."""
     frames = torch.randn(3, 3, 32, 32)
