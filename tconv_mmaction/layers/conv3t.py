@@ -3,14 +3,12 @@
 Ras et al., "Temporal Factorization of 3D Convolutional Kernels" (arXiv:1912.04075) and "Explainable 3D Convolutional
 Neural Networks by Learning Temporal Transformations" (arXiv:2006.15983). The maths is in :mod:`.temporal_transform`.
 """
-import contextlib
-
 import torch
 from torch import Tensor, nn
 
 from . import packed_conv
 from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
-from .conv_base import ConvBase
+from .conv_base import ConvBase, without_autocast
 from .factored_conv3t import factored_conv3t
 from .kernel_cache import KernelCache
 from .registry import register_layer
@@ -18,11 +16,6 @@ from .slice_product import SliceRule
 from .temporal_transform import affine_matrix, few_slices, resampling_matrices, slice_transforms, temporal_kernel
 
 TEMPORAL_PARAMETERS = ('scale', 'rotate', 'translate_x', 'translate_y')
-
-
-def _without_autocast(device: torch.device):
-    # there is no autocast on the meta device, and asking to turn it off is an error
-    return contextlib.nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
 
 
 @register_layer
@@ -110,7 +103,7 @@ class Conv3T(ConvBase):
 
     def kernel(self) -> Tensor:
         """The 3D kernel ``(O, I/groups, kT, kH, kW)``; computed in float32 or better, also under autocast."""
-        with _without_autocast(self.weight.device):
+        with without_autocast(self.weight.device):
             theta = self.matrices()
             return temporal_kernel(self.weight.squeeze(2).to(theta.dtype), theta).to(self.weight.dtype)
 
@@ -143,7 +136,7 @@ class Conv3T(ConvBase):
         else:
             x, padding = self.pad(x), (0, 0, 0)
         autocast = x.device.type if torch.is_autocast_enabled(x.device.type) else None
-        with _without_autocast(x.device):
+        with without_autocast(x.device):
             theta = self.matrices()
             steps = resampling_matrices(theta, self.kernel_size[1:])
             clips = x if x.dim() == 5 else x[None]

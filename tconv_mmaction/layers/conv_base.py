@@ -4,8 +4,10 @@ They are no subclasses of ``nn.Conv3d`` on purpose: code that meets one knows ``
 (``TSMOptimWrapperConstructor`` would leave the other parameters out of the optimizer without a word; for a module
 of a type it does not know it raises).
 """
+import contextlib
 from typing import Optional, Tuple, Union
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
@@ -19,6 +21,12 @@ def check_positive(name: str, value) -> Tuple[int, int, int]:
     if len(triple) != 3 or any(not isinstance(v, int) or v < 1 for v in triple):
         raise ValueError(f'{name} must be a positive integer or three of them (t, h, w), got {value!r}.')
     return tuple(triple)
+
+
+def without_autocast(device: torch.device):
+    """A context in which ``device`` computes in the types it is given."""
+    # there is no autocast on the meta device, and asking to turn it off is an error
+    return contextlib.nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
 
 
 class ConvBase(nn.Module):

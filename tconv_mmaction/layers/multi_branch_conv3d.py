@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .branch_inflation import NormState, centred, inflate_from_2d, inflate_from_3d
 from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
-from .conv_base import ConvBase
+from .conv_base import ConvBase, without_autocast
 from .registry import register_layer
 from .temporal_basis import BasisRule, apply_in_time, over_pixels, synthesis_matrix
 
@@ -55,7 +55,7 @@ class TemporalBranch(nn.Module):
 
     def forward(self) -> Tensor:
         """The filter ``(O, I/groups, length, kH, kW)``; computed in float32 or better, also under autocast."""
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with without_autocast(self.weight.device):
             return apply_in_time(self.basis, self.weight.to(self.basis.dtype)).to(self.weight.dtype)
 
     def train(self, mode: bool = True) -> 'TemporalBranch':

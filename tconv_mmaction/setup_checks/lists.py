@@ -41,9 +41,10 @@ def form_of(cls: type, cfg: dict) -> Optional[ListForm]:
     """The form of a data set's list; None for data sets that read something else."""
     for base, frames in ((VideoDataset, False), (RawframeDataset, True)):
         if isinstance(cls, type) and issubclass(cls, base) and cls.load_data_list is base.load_data_list:
+            tolerant = 'max_bad_share' in inspect.signature(cls).parameters and (
+                not cfg.get('test_mode', False) or cfg.get('unreadable_in_test') == 'wrong')
             return ListForm(frames, frames and bool(cfg.get('with_offset', False)), bool(cfg.get('multi_class', False)),
-                            None if frames else cfg.get('delimiter', ' '),
-                            'max_bad_share' in inspect.signature(cls).parameters and not cfg.get('test_mode', False))
+                            None if frames else cfg.get('delimiter', ' '), tolerant)
     return None
 
 

@@ -3,10 +3,8 @@
 A clip without content goes through backbone and head, which finds kernels that are longer than the clip, layers that
 do not fit each other and heads that wait for other features. Checkpoints are read for their names and shapes.
 """
-import contextlib
 import os
-from typing import Any, Dict, Iterator, Optional
-from unittest import mock
+from typing import Any, Dict, Optional
 
 import torch
 from mmaction.models.recognizers import Recognizer3D
@@ -22,18 +20,6 @@ from .problems import Problems, build, explained, find_class
 PARTS = ('backbone', 'neck', 'cls_head', 'data_preprocessor')
 
 
-@contextlib.contextmanager
-def _meta() -> Iterator[None]:
-    """New tensors have shapes only. Layers that switch autocast off may do so: the meta device knows no autocast."""
-    autocast = torch.autocast
-
-    def without_meta(device_type: str, *args: Any, **kwargs: Any) -> Any:
-        return contextlib.nullcontext() if device_type == 'meta' else autocast(device_type, *args, **kwargs)
-
-    with torch.device('meta'), mock.patch.object(torch, 'autocast', without_meta):
-        yield
-
-
 def build_on_meta(cfg: Any, problems: Problems) -> Optional[nn.Module]:
     """The model without content, or None with entries for the part that cannot be built."""
     cls = find_class(MODELS, cfg, 'model', problems)
@@ -42,7 +28,7 @@ def build_on_meta(cfg: Any, problems: Problems) -> Optional[nn.Module]:
     before, whole = len(problems), Problems()
     state = torch.get_rng_state()
     try:
-        with _meta():
+        with torch.device('meta'):
             model = build(MODELS, cfg, 'model', whole)
             if model is None:  # which part was it?
                 for part in PARTS:
@@ -108,7 +94,7 @@ def _forward(model: nn.Module, cfg: dict, sizes: Dict[str, ClipSize], problems: 
             continue
         done.add(shape)
         clip = f'a clip of {channels} channels, {size.frames} frames and {size.height}x{size.width} pixels (HxW)'
-        with torch.no_grad(), _meta():
+        with torch.no_grad(), torch.device('meta'):
             model.eval()
             try:
                 features = model.backbone(torch.empty(shape))
