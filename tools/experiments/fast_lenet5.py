@@ -1,4 +1,4 @@
-"""LeNet5 stepped without its overheads on a CPU: the same function of the same parameters, in about half the time.
+"""LeNet5 stepped without its overheads on a CPU: the same function of the same parameters, in less time.
 
 PyTorch's 3D convolution is slow for one input channel. With b output frames taken together as channels, conv1 is a 2D
 convolution over blocks of b + kT - 1 frames,
