@@ -460,6 +460,7 @@ def test_a_data_set_that_bears_bad_videos_may_have_some(project):
     write(project, {'train.txt': 'empty.mp4 0\nnothing.mp4 1\na.mp4 2\n'})
     change = {f'{D}.type': 'TolerantVideoDataset'}
     check_config(config_of(project, change))
+    check_config(config_of(project, {**change, f'{D}.test_mode': True, f'{D}.unreadable_in_test': 'wrong'}))
     for wrong, words in (({**change, f'{D}.test_mode': True}, 'nothing.mp4'), (change, '3 of the 3')):
         with pytest.raises(SetupError, match=words):
             check_config(config_of(project, wrong))

@@ -191,6 +191,8 @@ def test_configs_are_self_contained():
         assert config.custom_imports.imports == ['tconv_mmaction']
         assert config.auto_scale_lr.base_batch_size > 0
         assert 'CheckInvalidLossHook' in [hook.type for hook in config.custom_hooks]
+        assert config.default_hooks.unreadable_clips.type == 'UnreadableClipsHook'
+        assert config.env_cfg.dist_cfg == dict(backend='nccl', timeout=1800)
 
 
 def kinds():

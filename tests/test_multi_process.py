@@ -336,10 +336,15 @@ def train_flexibly(work_dir, strategy, batch_size):
         except UnsafeCheckpointError as error:
             runs.append(str(error))
             continue
+        refused = None
+        try:
+            HOOKS.build(dict(type='TemporalParamsHook', figures=False)).before_train(runner)
+        except ValueError as error:
+            refused = str(error)
         shards = {name.replace('_fsdp_wrapped_module.', ''): value.detach().clone()
                   for name, value in runner.model.named_parameters()}
         runs.append(dict(losses=diary(runner).losses, metrics=diary(runner).metrics, shards=shards,
-                         wrapper=type(runner.model).__name__))
+                         refused=refused, wrapper=type(runner.model).__name__))
     return runs
 
 
@@ -361,6 +366,8 @@ def test_strategies_of_flexible_runner_train_and_resume(alone, tmp_path, name):
     else:
         assert sizes == [total] * ranks
     for first, second in zip(whole, resumed):
+        assert first['refused'] is None or 'FSDP has split the parameters' in first['refused']
+        assert (first['refused'] is not None) == name.startswith('fsdp')
         if name == 'fsdp-local':  # its files hold ShardedTensor objects, which weights_only does not read
             assert 'asks for torch.distributed._shard.sharded_tensor.api.ShardedTensor' in second
             continue

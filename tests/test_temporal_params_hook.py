@@ -290,3 +290,16 @@ def test_two_processes_write_once(tmp_path):
     assert 'rank 1 MMDistributedDataParallel wrote []' in results[1][0]
     with np.load(tmp_path / 'temporal_params/epoch_2.npz', allow_pickle=False) as file:
         assert np.isfinite(file['conv.scale']).all() and np.abs(file['conv.scale'] - 1).max() > 0
+
+
+def test_sharded_parameters_are_refused_before_the_training(tmp_path):
+    class FullyShardedDataParallel(nn.Module):  # its parameters are a part of each, flat
+        def __init__(self):
+            super().__init__()
+            self.conv = Conv3T(1, 2, 3)
+
+    model = TinyModel()
+    model.inner = FullyShardedDataParallel()
+    with pytest.raises(ValueError, match='TemporalParamsHook: FSDP has split the parameters .*temporal_params.py'):
+        build(tmp_path, dict(interval=1), model=model).train()
+    assert not (tmp_path / 'temporal_params').exists()

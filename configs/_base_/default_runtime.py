@@ -12,13 +12,14 @@ default_hooks = dict(
     sync_buffers=dict(type='SyncBuffersHook'),
     exact_resume=dict(type='ExactResumeHook'),
     check_setup=dict(type='CheckSetupHook'),
+    unreadable_clips=dict(type='UnreadableClipsHook'),
     temporal_params_watch=dict(type='TemporalParamsWatchHook', interval=50))
 custom_hooks = [dict(type='CheckInvalidLossHook', interval=20)]
 
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
+    dist_cfg=dict(backend='nccl', timeout=1800))  # seconds until a process that no longer answers ends the job
 
 log_processor = dict(type='LogProcessor', window_size=20, by_epoch=True)
 vis_backends = [dict(type='LocalVisBackend')]

@@ -142,9 +142,10 @@ def _write_first(method: Any) -> Any:
 
     @functools.wraps(method)
     def save(self: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
-        if isinstance(self.file_backend, _DeleteLater):  # the outer of two saves deletes for both
+        backend = getattr(self, 'file_backend', None)
+        # none yet in a validation without a training; and the outer of two saves deletes for both
+        if backend is None or isinstance(backend, _DeleteLater):
             return method(self, runner, *args, **kwargs)
-        backend = self.file_backend
         self.file_backend = _DeleteLater(backend, runner.message_hub)
         try:
             method(self, runner, *args, **kwargs)

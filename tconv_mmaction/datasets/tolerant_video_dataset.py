@@ -6,12 +6,14 @@ but decord's errors end the run instead. Here a video that cannot be opened or d
     --cfg-options train_dataloader.dataset.type=TolerantVideoDataset
 
 Every such file is listed once in WORK_DIR/bad_videos.jsonl, and too many of them end the run. In test mode nothing is
-replaced, since a score over other clips is another score.
+replaced, since a score over other clips is another score: the first such file ends the test, or, if asked for, it stays
+in the list and counts as wrong (:mod:`.unreadable_sample`).
 """
 import logging
 from pathlib import Path
 from typing import Any, Optional, Union
 
+import torch
 from mmaction.datasets import VideoDataset
 from mmaction.registry import DATASETS
 from mmengine.logging import print_log
@@ -20,6 +22,7 @@ from ..transforms.decord_video import WAY_OUT, UnreadableVideoError
 from ..transforms.worker_rng import WorkerRNG
 from ..utils.video_file import video_path
 from .bad_video_list import BadVideoList, file_version, in_work_dir
+from .unreadable_sample import UnreadableSample
 
 
 class TooManyBadVideosError(RuntimeError):
@@ -44,19 +47,24 @@ class TolerantVideoDataset(VideoDataset):
             the list or changed since do not count.
         retries: how often a video is tried again before another one is taken.
         max_refetch: how many stand-ins in a row may be unreadable, too.
+        unreadable_in_test: what an unreadable video does in test mode. 'error' ends the run. 'wrong' keeps the clip:
+            a black one of the size of the other clips goes through the network in its place, and what comes out is
+            replaced by a wrong score, so that every metric is over the whole list. It is listed as in training,
+            ``max_bad_share`` holds, and UnreadableClipsHook adds the number and the names to the result.
         bad_videos_file: where files are listed, one JSON object per line. Default: bad_videos.jsonl in the work_dir
             of the running experiment.
         **kwargs: the other arguments of ``VideoDataset``, e.g. data_prefix, test_mode, delimiter.
 
     Raises:
-        UnreadableVideoError: in test mode, or outside of an experiment without ``bad_videos_file``, for the first
-            video that cannot be read.
+        UnreadableVideoError: in test mode, unless it counts as wrong; outside of an experiment without
+            ``bad_videos_file``; for the first video that cannot be read.
         TooManyBadVideosError: see ``max_bad_share`` and ``max_refetch``.
-        ValueError: if ``max_bad_share`` is no share or a count is no integer >= 0.
+        ValueError: if ``max_bad_share`` is no share, a count is no integer >= 0, or ``unreadable_in_test`` is unknown.
     """
 
     def __init__(self, ann_file: str, pipeline: list, *, max_bad_share: float = 0.05, retries: int = 1,
-                 max_refetch: int = 20, bad_videos_file: Union[str, Path, None] = None, **kwargs: Any) -> None:
+                 max_refetch: int = 20, bad_videos_file: Union[str, Path, None] = None,
+                 unreadable_in_test: str = 'error', **kwargs: Any) -> None:
         if not isinstance(max_bad_share, (int, float)) or isinstance(max_bad_share, bool) or not (
                 0 <= max_bad_share <= 1):
             raise ValueError('TolerantVideoDataset: max_bad_share must be a share between 0 and 1, got '
@@ -64,28 +72,38 @@ class TolerantVideoDataset(VideoDataset):
         for name, value in dict(retries=retries, max_refetch=max_refetch).items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f'TolerantVideoDataset: {name} must be an integer >= 0, got {value!r}.')
+        if unreadable_in_test not in ('error', 'wrong'):
+            raise ValueError("TolerantVideoDataset: unreadable_in_test must be 'error' (the run ends) or 'wrong' (the "
+                             f'clip counts as wrong), got {unreadable_in_test!r}.')
+        self.unreadable_in_test = unreadable_in_test
         self.max_bad_share, self.retries, self.bad_videos_file = max_bad_share, retries, bad_videos_file
         self.bad_videos: Optional[BadVideoList] = None
         self._rng = WorkerRNG(type(self).__name__)
         self._failed_in_a_row = 0
+        self._readable: Optional[str] = None  # a file whose clip tells the size of a black one
         super().__init__(ann_file, pipeline, max_refetch=max_refetch, **kwargs)
 
     def filter_data(self) -> list:
         """Called with the whole list at hand: look up what an earlier run in this work_dir found unreadable."""
         data_list = super().filter_data()
-        path = None if self.test_mode else self.bad_videos_file or in_work_dir()
+        path = None if self._strict else self.bad_videos_file or in_work_dir()
         if path is not None:
             self.bad_videos = BadVideoList(Path(path).resolve(), str(self.ann_file))
             self.bad_videos.read()
             self.bad_videos.forget_outdated((info['filename'] for info in data_list), video_path)
         return data_list
 
+    @property
+    def _strict(self) -> bool:
+        """Whether the first unreadable video ends the run."""
+        return self.test_mode and self.unreadable_in_test == 'error'
+
     def _rand_another(self) -> int:
         return int(self._rng.get().randint(len(self)))
 
     def prepare_data(self, idx: int) -> Optional[dict]:
-        """The sample of an index, or None where another one shall be taken."""
-        tries = 1 if self.test_mode else 1 + self.retries
+        """The sample of an index, or None where another one shall be taken (never in test mode)."""
+        tries = 1 if self._strict else 1 + self.retries
         for attempt in range(tries):
             try:
                 data = super().prepare_data(idx)
@@ -97,15 +115,42 @@ class TolerantVideoDataset(VideoDataset):
                           logging.WARNING)
             self._failed_in_a_row = 0
             return data
-        if self.test_mode:
-            raise UnreadableVideoError(f'In test mode no video is replaced, and {failure}', failure.filename,
-                                       failure.kind, failure.reason) from failure
+        if self._strict:
+            raise UnreadableVideoError(f'In test mode no video is replaced, and {failure} To test the others '
+                                       "and count it as wrong: TolerantVideoDataset's unreadable_in_test='wrong'.",
+                                       failure.filename, failure.kind, failure.reason) from failure
         if self.bad_videos is None:
             raise UnreadableVideoError('TolerantVideoDataset runs outside of an experiment and has no place to list '
                                        f'what it replaces: set bad_videos_file. {failure}', failure.filename,
                                        failure.kind, failure.reason) from failure
         self._skip(failure)
-        return None
+        return self._black(idx, failure) if self.test_mode else None
+
+    def _black(self, idx: int, failure: UnreadableVideoError) -> dict:
+        """A black clip as the pipeline makes it, with the label of ``idx``, whose prediction will be a wrong one.
+
+        The size comes from the first video of the list that can be read, which is decoded in the place of ``idx``.
+        """
+        info = self.get_data_info(idx)
+        others = [self._readable] if self._readable else (self.get_data_info(k)['filename'] for k in range(len(self)))
+        for tried, other in enumerate(others):
+            if tried > self.max_refetch:
+                break
+            try:
+                data = self.pipeline(dict(info, filename=other))
+            except UnreadableVideoError:
+                continue
+            if not isinstance(data.get('inputs'), torch.Tensor):
+                raise TypeError("unreadable_in_test='wrong' needs a pipeline whose 'inputs' is one tensor "
+                                f'(PackActionInputs), got {type(data.get("inputs")).__name__}.') from failure
+            self._readable = other
+            data['inputs'] = torch.zeros_like(data['inputs'])
+            data['data_samples'] = UnreadableSample.of(data['data_samples'], failure.filename, failure.kind,
+                                                       failure.reason, idx)
+            return data
+        raise TooManyBadVideosError(f'None of the first {min(self.max_refetch + 1, len(self))} videos of '
+                                    f'{self.ann_file} can be read, so the size of a clip is unknown. {failure}'
+                                    ) from failure
 
     def _skip(self, failure: UnreadableVideoError) -> None:
         """List the file, and stop when there are too many."""
@@ -114,7 +159,8 @@ class TolerantVideoDataset(VideoDataset):
                                        version=file_version(video_path(name))))
         bad = self.bad_videos.entries
         if new:
-            print_log(f'{name} cannot be read and is replaced by another sample ({len(bad)} of {len(self)} so far, see '
+            fate = 'counts as wrong' if self.test_mode else 'is replaced by another sample'
+            print_log(f'{name} cannot be read and {fate} ({len(bad)} of {len(self)} so far, see '
                       f'{self.bad_videos.path}): {failure.reason}', 'current', logging.WARNING)
         self._failed_in_a_row += 1
         if len(bad) / len(self) > self.max_bad_share:
@@ -122,8 +168,8 @@ class TolerantVideoDataset(VideoDataset):
             raise TooManyBadVideosError(
                 f'{len(bad)} of the {len(self)} videos of {self.ann_file} cannot be read, more than max_bad_share='
                 f'{self.max_bad_share:g} allows: {names}. All are in {self.bad_videos.path}. Are data_prefix and the '
-                f'download right? {WAY_OUT} To accept more: train_dataloader.dataset.max_bad_share.') from failure
-        if self._failed_in_a_row > self.max_refetch:
+                f'download right? {WAY_OUT} To accept more: max_bad_share of the data set.') from failure
+        if self._failed_in_a_row > self.max_refetch and not self.test_mode:
             raise TooManyBadVideosError(
                 f'{self._failed_in_a_row} videos in a row cannot be read, more than max_refetch={self.max_refetch} '
                 f'allows; the last one: {failure}') from failure

@@ -4,8 +4,9 @@ from .deploy_model_hook import DeployModelHook
 from .exact_resume_hook import ExactResumeHook
 from .temporal_params_hook import TemporalParamsHook
 from .temporal_params_watch_hook import TemporalParamsError, TemporalParamsWatchHook
+from .unreadable_clips_hook import UnreadableClipsHook
 
 __all__ = [
     'CheckInvalidLossHook', 'CheckSetupHook', 'DeployModelHook', 'ExactResumeHook', 'TemporalParamsHook',
-    'TemporalParamsError', 'TemporalParamsWatchHook'
+    'TemporalParamsError', 'TemporalParamsWatchHook', 'UnreadableClipsHook'
 ]

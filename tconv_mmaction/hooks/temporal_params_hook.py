@@ -13,7 +13,14 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..interpret.parameter_statistics import MODEL_ROW, TABLE_2, parameter_statistics
 from ..interpret.temporal_figures import draw_distributions, draw_trajectories, filter_trajectory, save_figure
-from ..interpret.temporal_parameters import kernel_sizes, save_parameters, temporal_layers, temporal_parameters, unwrap
+from ..interpret.temporal_parameters import (
+    is_sharded,
+    kernel_sizes,
+    save_parameters,
+    temporal_layers,
+    temporal_parameters,
+    unwrap,
+)
 from ..utils import atomic_write_text
 
 
@@ -43,8 +50,9 @@ class TemporalParamsHook(Hook):
         filters: for the trajectories: how many of the filters that move most at that time, or (layer, channel) pairs.
 
     Raises:
-        ValueError, IndexError: before the first iteration for settings that do not fit the model or the loop; later,
-            on all ranks and naming the layer, if a parameter has become NaN or infinite.
+        ValueError, IndexError: before the first iteration for settings that do not fit the model or the loop, and for
+            parameters that FSDP has split over the processes; later, on all ranks and naming the layer, if a parameter
+            has become NaN or infinite.
     """
 
     priority = 'NORMAL'  # before LoggerHook, which is to show the numbers of the same iteration
@@ -76,6 +84,12 @@ class TemporalParamsHook(Hook):
                 f'TemporalParamsHook: {type(unwrap(runner.model)).__name__} has no Conv3T layer with kT > 1, so there '
                 'are no temporal parameters to record; the hook does nothing.')
             return
+        if is_sharded(runner.model):
+            raise ValueError(
+                'TemporalParamsHook: FSDP has split the parameters over the processes, and none has a whole one to '
+                'record. Remove the hook (--cfg-options custom_hooks=...), keep the checkpoints '
+                '(default_hooks.checkpoint.max_keep_ckpts=-1, state_dict_cfg="full") and run '
+                'tools/analysis/temporal_params.py on them; or train with DDP.')
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ValueError(f'TemporalParamsHook: interval={self.interval} counts epochs, and IterBasedTrainLoop has '
                              'none. Set by_epoch=False and the interval in iterations.')

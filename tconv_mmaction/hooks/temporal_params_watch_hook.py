@@ -17,9 +17,9 @@ from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..interpret.temporal_parameters import closest_similarity, temporal_layers, unwrap
+from ..interpret.temporal_parameters import closest_similarity, is_sharded, temporal_layers, unwrap
 from ..layers import TEMPORAL_PARAMETERS, Conv3T
 from ..utils.atomic import atomic_write_text
 from ..utils.text_files import read_text
@@ -80,11 +80,6 @@ def _limits(name: str, value: Optional[Sequence[float]]) -> Tuple[float, float]:
         raise ValueError(f'TemporalParamsWatchHook: {name} must be (smallest, largest), or None for any finite value, '
                          f'got {value!r}.')
     return low, high
-
-
-def _sharded(model: nn.Module) -> bool:
-    return (any(type(module).__name__ == 'FullyShardedDataParallel' for module in model.modules())
-            or any(hasattr(parameter, 'to_local') for parameter in model.parameters()))  # FSDP2's DTensors
 
 
 @HOOKS.register_module()
@@ -162,7 +157,7 @@ class TemporalParamsWatchHook(Hook):
             runner.logger.info(f'TemporalParamsWatchHook: {type(unwrap(runner.model)).__name__} has no Conv3T layer '
                                'with kT > 1, so there is nothing to watch.')
             return
-        if _sharded(runner.model):
+        if is_sharded(runner.model):
             runner.logger.warning('TemporalParamsWatchHook: the parameters are sharded over the processes (FSDP), and '
                                   'no process has a whole one to look at; the hook does nothing.')
             self._layers = {}

@@ -63,6 +63,13 @@ def temporal_layers(model: nn.Module) -> Dict[str, Conv3T]:
     return layers
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP has split the parameters over the processes, so that no process has a whole one to read."""
+    return (any(type(module).__name__ in ('FullyShardedDataParallel', 'MMFullyShardedDataParallel')
+                for module in model.modules())
+            or any(hasattr(parameter, 'to_local') for parameter in model.parameters()))  # FSDP2's DTensors
+
+
 def check_finite(layer: str, name: str, values: Tensor) -> None:
     """Raise ValueError if a parameter holds NaN or infinity, saying where."""
     bad = ~torch.isfinite(values)

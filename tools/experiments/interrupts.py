@@ -27,6 +27,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Callable, Dict, List
 
@@ -96,6 +97,9 @@ def start(moment: str, folder: Path) -> int:
             code = 0
         except KeyboardInterrupt:
             code = 130  # as a shell shows it
+        except BaseException as error:  # os._exit below would hide it; SystemExit is how tools end
+            code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+            traceback.print_exc()
         finally:
             # what an interpreter does at its end and _exit does not: the handlers that end data workers
             sys.stdout.flush()
