@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 TOOLS = Path(__file__).parent.parent / 'tools/benchmarks'
 PAGE = """# Title
@@ -107,3 +108,105 @@ def test_report_writes_csv_markdown_and_plot(script, tmp_path, capsys):
     text = (tmp_path / 'name_cpu.md').read_text()
     assert text.startswith('name on ') and '| a | ours | theirs | 0.5 | 0.4 - 0.6 | 1.0 | 2.0 |\n' in text
     assert (tmp_path / 'name_cpu.png').stat().st_size > 1000
+
+
+def test_a_table_of_some_cases_keeps_the_other_rows(script, tmp_path, capsys):
+    namespace = script('common')
+    args = namespace['parser']('').parse_args(['--out-dir', str(tmp_path)])
+
+    def row(case, ratio):
+        return dict(case=case, candidate='ours', peer='theirs', ratio=ratio, rounds=3)
+
+    cases = ['a', 'b', 'c']
+    namespace['report']('name', [row('c', 3.), row('a', 1.)], args, cases)
+    table = namespace['report']('name', [row('b', 2.), row('a', 1.5)], args, cases)
+    assert list(zip(table['case'], table['ratio'])) == [('a', 1.5), ('b', 2.), ('c', 3.)]
+    assert pd.read_csv(tmp_path / 'name_cpu.csv')['ratio'].tolist() == [1.5, 2., 3.]
+    text = (tmp_path / 'name_cpu.md').read_text()
+    (tmp_path / 'name_cpu.md').write_text(text.replace('torch ', 'torch 0.'))  # another version: not to be mixed
+    table = namespace['report']('name', [row('b', 2.)], args, cases)
+    assert table['case'].tolist() == ['b'] and 'of another machine, version or form' in capsys.readouterr().out
+
+
+def test_options(script, capsys):
+    with pytest.raises(SystemExit):
+        script('common')['parser']('').parse_args(['--rounds', '0'])
+    assert "at least 1, got '0'" in capsys.readouterr().err
+    for name, wrong in (('models', ['--cases', 'none']), ('growth', ['--axes', 'time']),
+                        ('masks', ['--iterations', '0']), ('all', ['--only', 'none'])):
+        with pytest.raises(SystemExit):
+            script(name)['main'](wrong)
+
+
+def test_growth(script, tmp_path):
+    """One axis of tiny layers: rows of all layers and modes, growth relative to the first point, lines drawn."""
+    script('growth')['main'](['--quick', '--axes', 'T', '--rounds', '1', '--out-dir', str(tmp_path)])
+    table = pd.read_csv(tmp_path / 'growth_cpu.csv')
+    assert len(table) == 2 * 2 * 3 and set(table['candidate']) == {'Conv3T', 'MultiBranchConv3d', 'ConvLSTM2d'}
+    first = table[table['value'] == 8]
+    assert (first['growth'] == 1).all() and (first['peer_growth'] == 1).all()
+    assert (tmp_path / 'growth_cpu.png').stat().st_size > 10000
+
+
+def test_growth_compares_layers_of_the_same_shape(script):
+    namespace = script('growth')
+    for axis, points in namespace['AXES'].items():
+        assert len({point._replace(**{axis: 0}) for point in points}) == 1  # nothing else changes along an axis
+    point = namespace['TINY']['depth'][1]
+    x = torch.randn(point.batch, point.channels, point.T, point.side, point.side)
+    for layer in namespace['layers'](point, True).values():
+        assert layer(x).shape == x.shape
+
+
+def test_models(script):
+    """A case of small networks: every candidate against the peer, in training, in eval and deployed."""
+    namespace = script('models')
+    case = namespace['CASES']['3t-resnet18']
+    small = {key: {**cfg, 'base_channels': 4} for key, cfg in case.networks.items()}
+    rows = namespace['time_case']('3t-resnet18', case._replace(networks=small, size=(8, 32, 32)), 1, 'cpu')
+    assert [(row['mode'], row['candidate'], row['peer']) for row in rows] == [
+        ('training step', '3T-ResNet18', '3D-ResNet18'), ('eval', '3T-ResNet18', '3D-ResNet18'),
+        ('eval', '3T-ResNet18, deployed', '3D-ResNet18')]
+    assert all(row['ms'] > 0 and row['rounds'] == 1 for row in rows)
+
+
+def test_every_network_of_the_models_has_its_parameters(script):
+    """All cases are built (without memory for the weights); those that are to be one network have its parameters."""
+    namespace = script('models')
+    for name, case in namespace['CASES'].items():
+        with torch.device('meta'):
+            models = {key: namespace['Classifier'](cfg) for key, cfg in case.networks.items()}
+        namespace['check_same'](name, models, case.same)
+        if name == 'r2plus1d18':  # the published count, without its classifier of 27
+            counts = {key: sum(p.numel() for p in model.backbone.parameters()) for key, model in models.items()}
+            assert counts['R2Plus1d18'] == 31_313_976 - 512 * 27 - 27 == counts['plain PyTorch R(2+1)D-18']
+
+
+def test_plain_networks_are_ours(script):
+    """The network that is written down in the benchmark computes what TemporalResNet3d does with the same weights."""
+    namespace = script('models')
+    case = namespace['CASES']['3d-resnet18-plain']
+    plain, ours = (namespace['build'](case.networks[key], 'cpu').backbone.eval()
+                   for key in ('plain PyTorch R18', '3D-ResNet18'))
+    state = ours.state_dict()
+    assert [v.shape for v in plain.state_dict().values()] == [v.shape for v in state.values()]
+    plain.load_state_dict(dict(zip(plain.state_dict(), state.values())))
+    x = torch.randn(1, 3, 8, 32, 32)
+    torch.testing.assert_close(plain(x), ours(x), rtol=1e-4, atol=1e-5)
+
+
+def test_networks_that_should_be_the_same_and_are_not(script):
+    from torch import nn
+    namespace = script('models')
+    models = {}
+    for name, size in (('peer', 3), ('ours', 4)):
+        models[name] = nn.Module()
+        models[name].backbone = nn.Linear(size, 1)
+    with pytest.raises(RuntimeError, match='case: ours has 5 parameters, peer 4'):
+        namespace['check_same']('case', models, ['ours'])
+
+
+def test_masks(script, tmp_path):
+    script('masks')['main'](['--quick', '--rounds', '1', '--iterations', '1', '--out-dir', str(tmp_path)])
+    assert list(pd.read_csv(tmp_path / 'masks_cpu.csv')['candidate']) == [
+        'search of one clip', '8 clips together', '8 clips together', 'freeze_frames']

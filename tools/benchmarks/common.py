@@ -8,18 +8,25 @@ import datetime
 import platform
 import time
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
 
+def positive(text: str) -> int:
+    """An option's value that must be a whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number of at least 1, got {text!r}')
+    return int(text)
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
-    options.add_argument('--rounds', type=int, default=15, help='timed rounds; each runs every candidate once')
+    options.add_argument('--rounds', type=positive, default=15, help='timed rounds; each runs every candidate once')
     options.add_argument('--quick', action='store_true', help='few rounds and the small cases only')
     options.add_argument('--out-dir', type=Path, help='write the table there as csv, markdown and a plot')
     return options
@@ -82,24 +89,50 @@ def markdown(table: pd.DataFrame) -> str:
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
-def report(name: str, rows: List[dict], args: argparse.Namespace) -> pd.DataFrame:
-    """Print the table and, with ``--out-dir``, write NAME.csv, NAME.md and NAME.png."""
+def report(name: str, rows: List[dict], args: argparse.Namespace, cases: Sequence[str] = (),
+           bars: bool = True) -> pd.DataFrame:
+    """Print the table and, with ``--out-dir``, write NAME.csv, NAME.md and, with ``bars``, NAME.png.
+
+    A script that can run some of its ``cases`` only gives the names of all: rows of the others (column ``case``) that
+    are there already, from the same machine and versions, stay in the files. Such tables need a column ``rounds``.
+    """
     table = pd.DataFrame(rows)
-    header = f'{name} on {environment(args.device)}; medians of {args.rounds} interleaved rounds'
+    where = environment(args.device)
+    how = 'interleaved rounds' if cases else f'{args.rounds} interleaved rounds'
+    header = f'{name} on {where}; medians of {how}'
     print(f'\n{header}\n\n{markdown(table)}\n')
     if args.out_dir is not None:
         args.out_dir.mkdir(parents=True, exist_ok=True)
-        table.to_csv(args.out_dir / f'{name}_{args.device}.csv', index=False)
-        (args.out_dir / f'{name}_{args.device}.md').write_text(f'{header}\n\n{markdown(table)}\n')
-        if 'ratio' in table:
-            plot(table, header, args.out_dir / f'{name}_{args.device}.png')
+        stem = args.out_dir / f'{name}_{args.device}'
+        if cases:
+            table = with_earlier(table, stem, where, cases)
+        table.to_csv(stem.with_suffix('.csv'), index=False)
+        stem.with_suffix('.md').write_text(f'{header}\n\n{markdown(table)}\n', encoding='utf-8')
+        if bars and 'ratio' in table:
+            plot(table, header, stem.with_suffix('.png'))
     return table
+
+
+def with_earlier(table: pd.DataFrame, stem: Path, where: str, cases: Sequence[str]) -> pd.DataFrame:
+    """``table`` and the rows of other cases that ``stem``'s csv has, in the order of ``cases``; says what it drops."""
+    if not stem.with_suffix('.csv').exists() or not stem.with_suffix('.md').exists():
+        return table
+    earlier = pd.read_csv(stem.with_suffix('.csv'), keep_default_na=False)
+    header = stem.with_suffix('.md').read_text(encoding='utf-8').split('\n', 1)[0]
+    machine = where.rsplit(';', 1)[0]  # all but the date
+    if list(earlier.columns) != list(table.columns) or f' on {machine};' not in header:
+        print(f'{stem}.csv: replaced, its rows are of another machine, version or form ({header})')
+        return table
+    kept = earlier[~earlier['case'].isin(table['case'])]
+    both = pd.concat([kept, table], ignore_index=True)
+    places = [cases.index(case) if case in cases else len(cases) for case in both['case']]
+    return both.iloc[np.argsort(places, kind='stable')].reset_index(drop=True)
 
 
 def plot(table: pd.DataFrame, title: str, path: Path) -> None:
     """Horizontal bars of the ratios, with a line at 1."""
     from matplotlib.figure import Figure
-    keys = [c for c in table.columns if c not in ('peer', 'ratio', 'quartiles') and not c.endswith('ms')]
+    keys = [c for c in table.columns if c not in ('peer', 'ratio', 'quartiles', 'rounds') and not c.endswith('ms')]
     labels = [', '.join(str(row[k]) for k in keys) for _, row in table.iterrows()]
     figure = Figure(figsize=(9, 1 + 0.3 * len(table)), layout='constrained')
     axes = figure.subplots()
