@@ -2,6 +2,7 @@
 
 ``python tests/test_bad_inputs.py`` prints the table of docs/reliability/bad_inputs.md; a test holds the two together.
 """
+import argparse
 import copy
 import re
 import sys
@@ -555,9 +556,12 @@ def table():
 
 def main(arguments):
     """Print the table, or with --times how much CPU time each case takes until it is named."""
-    if not arguments:
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument('--times', type=Path, metavar='FOLDER', help='a new folder for lists and files')
+    times_in = parser.parse_args(arguments).times
+    if times_in is None:
         return print(table())
-    folder = make_template(Path(arguments[1]).absolute())
+    folder = make_template(times_in.absolute())
     times = []
     for case in [*CASES, *CASES]:  # the first round loads what PyTorch loads once
         write(folder, {'train.txt': TRAIN_LIST, 'val.txt': TRAIN_LIST, 'frames.txt': 'a 30 0\nb 30 1\n'})
