@@ -86,7 +86,7 @@ def test_all_runs_every_script_and_the_page_has_a_place_for_each(script, tmp_pat
     assert set(namespace['SCRIPTS']) == {path.stem for path in TOOLS.glob('*.py')} - {'all', 'common'}
     lines = namespace['commands'](list(namespace['SCRIPTS']), 'cpu', tmp_path, quick=False)
     assert [Path(line[0]).exists() for line in lines] == [True] * len(lines)
-    page = (TOOLS.parent.parent / 'docs/benchmarks.md').read_text()
+    page = ''.join((TOOLS.parent.parent / f'docs/{name}.md').read_text() for name in ('benchmarks', 'recipes'))
     names = {match['name'] for match in namespace['TABLE'].finditer(page)}
     assert {f'{name}_cpu' for name in namespace['SCRIPTS']} <= names
 
@@ -206,7 +206,13 @@ def test_networks_that_should_be_the_same_and_are_not(script):
         namespace['check_same']('case', models, ['ours'])
 
 
+@pytest.mark.slow
 def test_masks(script, tmp_path):
     script('masks')['main'](['--quick', '--rounds', '1', '--iterations', '1', '--out-dir', str(tmp_path)])
     assert list(pd.read_csv(tmp_path / 'masks_cpu.csv')['candidate']) == [
         'search of one clip', '8 clips together', '8 clips together', 'freeze_frames']
+
+
+def test_lenet_of_the_mask_benchmark(script):
+    scores = script('masks')['LeNetScores']()(torch.rand(2, 1, 30, 28, 28))
+    torch.testing.assert_close(scores.sum(1), torch.ones(2))

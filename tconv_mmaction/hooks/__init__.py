@@ -1,3 +1,5 @@
+from .bf16_optim_wrapper import BF16OptimWrapper
+from .channels_last_hook import ChannelsLastHook
 from .check_invalid_loss_hook import CheckInvalidLossHook
 from .check_setup_hook import CheckSetupHook
 from .deploy_model_hook import DeployModelHook
@@ -7,6 +9,6 @@ from .temporal_params_watch_hook import TemporalParamsError, TemporalParamsWatch
 from .unreadable_clips_hook import UnreadableClipsHook
 
 __all__ = [
-    'CheckInvalidLossHook', 'CheckSetupHook', 'DeployModelHook', 'ExactResumeHook', 'TemporalParamsHook',
-    'TemporalParamsError', 'TemporalParamsWatchHook', 'UnreadableClipsHook'
+    'BF16OptimWrapper', 'ChannelsLastHook', 'CheckInvalidLossHook', 'CheckSetupHook', 'DeployModelHook',
+    'ExactResumeHook', 'TemporalParamsError', 'TemporalParamsHook', 'TemporalParamsWatchHook', 'UnreadableClipsHook'
 ]

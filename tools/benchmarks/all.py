@@ -1,8 +1,8 @@
-"""Every benchmark in turn, each in a process of its own, and the tables of docs/benchmarks.md from what they wrote.
+"""Every benchmark in turn, each in a process of its own, and the tables of the docs from what they wrote.
 
     python tools/benchmarks/all.py --quick
-    python tools/benchmarks/all.py --out-dir docs/benchmarks --page docs/benchmarks.md
-    python tools/benchmarks/all.py --no-run --out-dir docs/benchmarks --page docs/benchmarks.md
+    python tools/benchmarks/all.py --out-dir docs/benchmarks --page docs/benchmarks.md docs/recipes.md
+    python tools/benchmarks/all.py --no-run --out-dir docs/benchmarks --page docs/benchmarks.md docs/recipes.md
 
 ``--quick`` ends within five minutes on two CPU cores and shows the smallest cases with few rounds: it says whether the
 package is fast on this machine, it is not for the page. In full it takes the better part of an hour there. A benchmark
@@ -17,13 +17,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 FOLDER = Path(__file__).parent
 # what each script is given when nothing else is said; masks' default of 300 iterations takes an hour on two cores
 SCRIPTS: Dict[str, List[str]] = {
     'conv3t': [], 'multi_branch': ['--rounds', '5'], 'conv_lstm': ['--rounds', '5'], 'models': ['--rounds', '5'],
-    'masks': ['--iterations', '60'], 'transforms': [], 'growth': [],
+    'masks': ['--iterations', '60'], 'transforms': [], 'growth': [], 'recipes': ['--rounds', '5'],
 }
 TABLE = re.compile(r'<!-- table: (?P<name>\S+) -->\n(?P<old>.*?)<!-- end -->', re.DOTALL)
 
@@ -78,8 +78,8 @@ def assemble(text: str, out_dir: Path) -> Tuple[str, List[str], List[str]]:
     return TABLE.sub(table, text), replaced, missing
 
 
-def fill_page(page: Path, out_dir: Path) -> None:
-    """Replace the tables of the file ``page`` and say what was replaced and what was not."""
+def fill_page(page: Path, out_dir: Path) -> Set[str]:
+    """Replace the tables of the file ``page`` and say what was replaced and what was not; returns their names."""
     if not page.is_file():
         raise FileNotFoundError(f'--page {page}: no such file.')
     text, replaced, missing = assemble(page.read_text(encoding='utf-8'), out_dir)
@@ -87,9 +87,15 @@ def fill_page(page: Path, out_dir: Path) -> None:
     print(f'{page}: {len(replaced)} tables from {out_dir}')
     if missing:
         print(f'{page}: left as they were, {out_dir} has no {", ".join(f"{name}.md" for name in missing)}')
-    unused = sorted({path.stem for path in out_dir.glob('*.md')} - set(replaced))
+    return set(replaced)
+
+
+def fill_pages(pages: Sequence[Path], out_dir: Path) -> None:
+    """Replace the tables of all ``pages`` and say which table none of them has a place for."""
+    used = set().union(*(fill_page(page, out_dir) for page in pages))
+    unused = sorted({path.stem for path in out_dir.glob('*.md')} - used)
     if unused:
-        print(f'{page}: has no place for {", ".join(unused)}')
+        print(f'no place for {", ".join(unused)}')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -100,14 +106,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                          help=f'these benchmarks only, of {", ".join(SCRIPTS)}')
     options.add_argument('--out-dir', type=Path, default=Path('work_dirs/benchmarks'),
                          help='csv, markdown and plots are written there (default: %(default)s)')
-    options.add_argument('--page', type=Path, help='replace the tables of this page with those of the out-dir')
+    options.add_argument('--page', type=Path, nargs='+', help='replace the tables of these pages with those of the '
+                         'out-dir')
     options.add_argument('--no-run', action='store_true', help='measure nothing, only fill the page')
     args = options.parse_args(argv)
     if args.no_run and args.page is None:
         options.error('--no-run measures nothing and there is no --page to fill: give one of the two up.')
     failed = [] if args.no_run else run_all(commands(args.only, args.device, args.out_dir, args.quick))
     if args.page is not None:
-        fill_page(args.page, args.out_dir)
+        fill_pages(args.page, args.out_dir)
     return 1 if failed else 0
 
 

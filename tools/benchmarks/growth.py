@@ -94,26 +94,26 @@ def rows_of_axis(axis: str, points: Sequence[Point], args: argparse.Namespace) -
             runs = {name: step(layer, x, grad) if mode == 'training step' else inference(layer.eval(), x)
                     for name, layer in modules.items()}
             seconds = interleave(runs, args.rounds, args.device, warmup=2)
-            what = dict(axis=axis, value=getattr(point, axis), layer=f'{point.channels} {point.depth}x3x3 @ '
+            what = dict(case=axis, value=getattr(point, axis), layer=f'{point.channels} {point.depth}x3x3 @ '
                         f'{point.T}x{point.side}x{point.side}, batch {point.batch}', mode=mode)
             for row in rows_against(PEER, seconds, **what):
                 own, peers = first.setdefault((mode, row['candidate']), (row['ms'], row['peer_ms']))
                 rows.append({**row, 'growth': round(row['ms'] / own, 2),
-                             'peer_growth': round(row['peer_ms'] / peers, 2)})
+                             'peer_growth': round(row['peer_ms'] / peers, 2), 'rounds': args.rounds})
     return rows
 
 
 def plot_lines(table: pd.DataFrame, title: str, path: Path) -> None:
     """One column per axis, one row per mode: milliseconds over the axis, both logarithmic."""
     from matplotlib.figure import Figure
-    axes_names, modes = list(dict.fromkeys(table['axis'])), list(dict.fromkeys(table['mode']))
+    axes_names, modes = list(dict.fromkeys(table['case'])), list(dict.fromkeys(table['mode']))
     names = [PEER, *dict.fromkeys(table['candidate'])]
     colours = dict(zip(names, ('#222222', '#4477aa', '#cc6677', '#228833')))
     figure = Figure(figsize=(3.4 * len(axes_names), 3 * len(modes)), layout='constrained')
     panels = figure.subplots(len(modes), len(axes_names), squeeze=False)
     for i, mode in enumerate(modes):
         for j, axis in enumerate(axes_names):
-            part, panel = table[(table['mode'] == mode) & (table['axis'] == axis)], panels[i][j]
+            part, panel = table[(table['mode'] == mode) & (table['case'] == axis)], panels[i][j]
             peer = part.drop_duplicates('value')
             panel.plot(peer['value'], peer['peer_ms'], 'o-', color=colours[PEER], label=PEER)
             for name, own in part.groupby('candidate', sort=False):
@@ -132,14 +132,14 @@ def plot_lines(table: pd.DataFrame, title: str, path: Path) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser(__doc__)
     options.add_argument('--axes', nargs='+', choices=list(AXES), default=list(AXES), metavar='AXIS',
-                         help=f'these only, of {", ".join(AXES)}')
+                         help=f'these only, of {", ".join(AXES)}; the rows of the others stay in the files')
     options.set_defaults(rounds=9)
     args = options.parse_args(argv)
     if args.quick:
         args.rounds = min(args.rounds, 5)
     points = TINY if args.quick else AXES
     rows = [row for axis in args.axes for row in rows_of_axis(axis, points[axis], args)]
-    table = report('growth', rows, args, bars=False)
+    table = report('growth', rows, args, list(AXES), bars=False)
     if args.out_dir is not None:
         header = (args.out_dir / f'growth_{args.device}.md').read_text(encoding='utf-8').split('\n', 1)[0]
         plot_lines(table, header, args.out_dir / f'growth_{args.device}.png')
