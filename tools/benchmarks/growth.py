@@ -100,6 +100,7 @@ def rows_of_axis(axis: str, points: Sequence[Point], args: argparse.Namespace) -
                 own, peers = first.setdefault((mode, row['candidate']), (row['ms'], row['peer_ms']))
                 rows.append({**row, 'growth': round(row['ms'] / own, 2),
                              'peer_growth': round(row['peer_ms'] / peers, 2), 'rounds': args.rounds})
+        print(f'{axis} = {getattr(point, axis)} done', flush=True)
     return rows
 
 
