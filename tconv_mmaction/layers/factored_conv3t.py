@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import fused_second_stage
+
 # Elements of U per chunk of clips on CPU (16 MB in float32). Measured on 512->512 @ 8x7x7 at batch 8, the step takes
 # half the time of one chunk for all; accelerators get the whole batch, up to KEEP_ELEMENTS.
 CHUNK_ELEMENTS = 1 << 22
@@ -97,6 +99,31 @@ class _Geometry:
                         self.fold_padding)
         return taps.view(self.out_frames, self.batch, self.out_channels, self.pixels, self.positions)
 
+    def second_stage_backward(self, grad: Tensor, u: Tensor, products: Tensor, grad_products: Tensor) -> Tensor:
+        """The gradient of U from that of the result; the products' gradient is added to ``grad_products``."""
+        taps = self.unfold(grad)
+        grad_u = torch.empty_like(u)
+        to, of = self.windows(0)
+        if self.stride[0] == 1:  # a window without gaps: what it does not cover is at its ends
+            grad_u[:of.start] = 0
+            grad_u[of.stop:] = 0
+        else:
+            grad_u.zero_()
+        grad_u[of] = taps[to]
+        for b in range(1, len(products) + 1):
+            to, of = self.windows(b)
+            if to.stop == to.start:
+                continue
+            window, source = taps[to].flatten(0, 2), u[of].flatten(0, 2)
+            shares = torch.bmm(window, source.mT).view(-1, *products.shape[1:])
+            grad_products[b - 1] += shares.sum(0)
+            if self.stride[0] == 1:
+                self.add_products(grad_u[of], products[b - 1].mT, taps[to])
+            else:
+                matrix = products[b - 1].mT.expand(*taps[to].shape[:2], -1, -1, -1).flatten(0, 2)
+                grad_u[of] += torch.bmm(matrix, window).view_as(taps[to])
+        return grad_u
+
 
 class _FactoredConv3T(torch.autograd.Function):
 
@@ -109,7 +136,10 @@ class _FactoredConv3T(torch.autograd.Function):
         for part in x.split(clips, dim=1):
             geometry = _Geometry(part, weight, len(products) + 1, stride, padding, dilation, groups)
             u = geometry.mix(part, kernel)
-            outputs.append(geometry.fold(geometry.transform(u, products)))
+            if fused_second_stage.available(u, geometry.pixels):
+                outputs.append(fused_second_stage.second_stage(u, products, geometry))
+            else:
+                outputs.append(geometry.fold(geometry.transform(u, products)))
             if keep:
                 kept.append(u)
         ctx.arguments = weight_shape, stride, padding, dilation, groups
@@ -128,27 +158,11 @@ class _FactoredConv3T(torch.autograd.Function):
         for i, (part, grad) in enumerate(zip(x.split(ctx.clips, dim=1), grad_y.split(ctx.clips, dim=1))):
             geometry = _Geometry(part, weight, len(products) + 1, stride, padding, dilation, groups)
             u = kept[i] if kept else geometry.mix(part, kernel)
-            taps = geometry.unfold(grad)
-            grad_u = torch.empty_like(u)
-            to, of = geometry.windows(0)
-            if stride[0] == 1:  # a window without gaps: what it does not cover is at its ends
-                grad_u[:of.start] = 0
-                grad_u[of.stop:] = 0
+            if fused_second_stage.available(u, geometry.pixels):
+                grad_u, shares = fused_second_stage.second_stage_backward(grad, u, products, geometry)
+                grad_products += shares
             else:
-                grad_u.zero_()
-            grad_u[of] = taps[to]
-            for b in range(1, len(products) + 1):
-                to, of = geometry.windows(b)
-                if to.stop == to.start:
-                    continue
-                window, source = taps[to].flatten(0, 2), u[of].flatten(0, 2)
-                shares = torch.bmm(window, source.mT).view(-1, *products.shape[1:])
-                grad_products[b - 1] += shares.sum(0)
-                if stride[0] == 1:
-                    geometry.add_products(grad_u[of], products[b - 1].mT, taps[to])
-                else:
-                    matrix = products[b - 1].mT.expand(*taps[to].shape[:2], -1, -1, -1).flatten(0, 2)
-                    grad_u[of] += torch.bmm(matrix, window).view_as(taps[to])
+                grad_u = geometry.second_stage_backward(grad, u, products, grad_products)
             frames = part.flatten(0, 1)
             grads = torch.ops.aten.convolution_backward(
                 grad_u.view(frames.shape[0], -1, *frames.shape[2:]), frames, kernel, None, (1, 1), (0, 0), (1, 1),

@@ -91,7 +91,7 @@ class BasisRule:
         length: frames of the kernel, T'.
     """
 
-    ROWS = 4096  # of the flat product at a time in the backward pass: a copy of them fits the cache
+    PART = 1 << 18  # elements at a time in the backward pass: a copy of them fits the cache
 
     def __init__(self, matrix: Tensor, length: int) -> None:
         self.matrix, self.length = matrix, length
@@ -116,7 +116,7 @@ class BasisRule:
         rows = grad.view(-1, matrix.shape[0])
         if matrix.shape[0] != matrix.shape[1]:
             return (rows @ matrix).view(weight.shape),
-        for part in rows.split(self.ROWS):
+        for part in rows.split(max(1, self.PART // rows.shape[1])):
             part.copy_(part @ matrix)
         return grad,
 
