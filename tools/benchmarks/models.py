@@ -124,6 +124,8 @@ CASES = {
                            ['3T-ResNet18'], (8, 112, 112), 8),
     '3t-googlenet': Case({'3D-GoogLeNet': dict(type='GoogLeNet3d', **CONV3D),
                           '3T-GoogLeNet': dict(type='GoogLeNet3d', **CONV3T)}, ['3T-GoogLeNet'], (16, 112, 112), 2),
+    '3t-googlenet-224': Case({'3D-GoogLeNet': dict(type='GoogLeNet3d', **CONV3D),
+                              '3T-GoogLeNet': dict(type='GoogLeNet3d', **CONV3T)}, ['3T-GoogLeNet'], (16, 224, 224), 2),
     'i3d-r50-ours': Case({'I3D-R50 1-1-3-3-5': {**OURS, **CONV3D},
                           'I3D-R50 1-1-3-3-5 multi-branch': {**OURS, **BRANCHES}},
                          ['I3D-R50 1-1-3-3-5 multi-branch'], (8, 112, 112), 2),

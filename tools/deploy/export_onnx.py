@@ -117,8 +117,8 @@ def export(model: nn.Module, shape, opset: int) -> bytes:
         # checks of shapes become constants, which is what a fixed (T, H, W) means; this exporter needs no onnxscript
         warnings.filterwarnings('ignore', category=torch.jit.TracerWarning)
         warnings.filterwarnings('ignore', category=DeprecationWarning)
-        torch.onnx.export(ClipsToScores(model).eval(), (torch.zeros(2, *shape), ), buffer, dynamo=False, opset_version=opset,
-                          input_names=['clips'], output_names=['scores'],
+        torch.onnx.export(ClipsToScores(model).eval(), (torch.zeros(2, *shape), ), buffer, dynamo=False,
+                          opset_version=opset, input_names=['clips'], output_names=['scores'],
                           dynamic_axes={'clips': {0: 'N'}, 'scores': {0: 'N'}})
     return buffer.getvalue()
 

@@ -12,7 +12,7 @@ pipeline = [
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
-# for video files (inference_recognizer, MMAction2Inferencer, tools/demo/video_demo.py); the data set draws its own clips
+# for video files (inference_recognizer, MMAction2Inferencer, tools/demo/video_demo.py); the data set draws its own
 test_pipeline = [
     dict(type='DecordInit'),
     dict(type='WholeVideoSampleFrames', clip_len=30),
