@@ -200,19 +200,19 @@ def test_the_layers_are_where_the_configs_put_them(project):
 def test_deployed_networks_give_the_same_scores(project, name):
     """switch_to_deploy on models that are not ours."""
     torch.manual_seed(0)
-    model = MODELS.build(config_of(project, name).model)
+    model = MODELS.build(config_of(project, name).model).double()
     for module in model.modules():
         if isinstance(module, Conv3T) and module.kernel_size[0] > 1:
             module.rotate.normal_(0, .3)
         elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = None
-    clips = torch.randn(4, 1, 3, 8, 32, 32)
+    clips = torch.randn(4, 1, 3, 8, 32, 32, dtype=torch.float64)
     model.train()(clips, mode='tensor')
     model.eval()
     model.cls_head.fc_cls.weight.normal_(0, 1.)
     scores = [net.cls_head(net.extract_feat(clips, test_mode=True)[0]) for net in (model, switch_to_deploy(model))]
     assert scores[0].std(0).min() > 1e-2
-    torch.testing.assert_close(scores[1], scores[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores[1], scores[0], rtol=1e-9, atol=1e-9)
 
 
 def test_frames_through_tsn_head_by_hand(project):
