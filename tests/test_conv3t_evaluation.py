@@ -94,7 +94,7 @@ def test_auto_follows_its_documented_rule():
         assert layer.prefers_factored(x) and not layer.prefers_factored(x[:, :, :7])
     small = Conv3T(256, 4, 3)
     assert small.prefers_factored(x[:, :256])
-    smaller, many = Conv3T(128, 4, 3), torch.randn(1, 128, 1).expand(1, 128, 4097).view(1, 128, 1, 1, 4097)
+    smaller, many = Conv3T(128, 4, 3), torch.randn(1, 128, 1).expand(1, 128, 2049).view(1, 128, 1, 1, 2049)
     assert smaller.prefers_factored(x[:, :128]) and smaller.prefers_factored(many[..., 1:])
     assert not smaller.prefers_factored(many) and not Conv3T(127, 4, 3).prefers_factored(x[:, :127])
     with torch.no_grad():

@@ -113,14 +113,14 @@ class Conv3T(ConvBase):
         The factored path does (I + (kT-1)*P) / (I*kT) of the kernel path's multiply-adds, P = kH*kW, but moves an
         activation P times the output. Measured on CPU (docs/benchmarks.md), it wins from 256 input channels per group
         on in training, where the kernel path also pays for the kernel's gradient, from 128 where that activation is
-        small (up to 4096 positions N*T*H*W), and from 512 channels and 128 positions on in eval mode, where the
+        small (up to 2048 positions N*T*H*W), and from 512 channels and 128 positions on in eval mode, where the
         kernel is cached. It is never chosen with a spatial stride (it would compute 4 times the positions needed), on
         other devices, under autocast, and while torch.compile, torch.export or torch.jit trace.
         """
         depth, height, width = self.kernel_size
         channels, positions = self.in_channels // self.groups, x.numel() // self.in_channels
         if self.training or self._needs_graph():
-            pays = channels >= 256 or channels >= 128 and positions <= 4096
+            pays = channels >= 256 or channels >= 128 and positions <= 2048
         else:
             pays = channels >= 512 and positions >= 128
         return (pays and depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1) and x.device.type == 'cpu'
