@@ -111,7 +111,7 @@ class Conv3T(ConvBase):
         """Whether 'auto' evaluates ``x`` without a 3D kernel.
 
         The factored path does (I + (kT-1)*P) / (I*kT) of the kernel path's multiply-adds, P = kH*kW, but moves an
-        activation P times the output. Measured on CPU (docs/benchmarks.md), it wins from 256 input channels per group
+        activation P times the output. Measured on CPU, it wins from 256 input channels per group (docs/benchmarks.md)
         on in training, where the kernel path also pays for the kernel's gradient, from 128 where that activation is
         small (up to 2048 positions N*T*H*W), and from 512 channels and 128 positions on in eval mode, where the
         kernel is cached. It is never chosen with a spatial stride (it would compute 4 times the positions needed), on

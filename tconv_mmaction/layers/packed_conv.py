@@ -1,9 +1,10 @@
 """Inference with a convolution kernel that stays in oneDNN's own layout.
 
 On CPU a convolution first rearranges its kernel, in every call. Where the kernel is larger than the activations, in
-the last stages of a network with short clips or small batches, that is most of the work: 512 -> 512 3^3 on 1x4x4
-takes a third of the time with a kernel that was rearranged once. A kernel that is kept anyway can be kept so. The
-operators are those of torch.compile's frozen CPU graphs; where a PyTorch build has none, the plain kernel is kept.
+the last stages of a network with short clips or small batches, that is much of the work: 512 -> 512 3^3 on 1x4x4
+takes half of the time with a kernel that was rearranged once (docs/benchmarks.md). A kernel that is kept anyway can
+be kept so. The operators are those of torch.compile's frozen CPU graphs; where a PyTorch build has none, the plain
+kernel is kept.
 """
 from typing import Optional, Tuple
 

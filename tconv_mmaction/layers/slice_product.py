@@ -2,8 +2,8 @@
 
 All slices of one filter are a small matrix T (kT*kH*kW, kH*kW) times its first slice, for every filter another T and
 the same T for all input channels: ``kernel[o] = first[o] @ T[o]^T``. Autograd writes the gradients as ``g @ T`` and
-``g^T @ first``. Batched MKL products are three times as fast the other way round, with the long side (the input
-channels) last; that is all that is special here.
+``g^T @ first``. Batched MKL products are faster the other way round, with the long side (the input channels) last;
+that is all that is special here.
 """
 from typing import Tuple
 

@@ -68,6 +68,24 @@ def interleave(candidates: Dict[str, Callable[[], object]], rounds: int, device:
     return {name: np.array(values) for name, values in seconds.items()}
 
 
+def step(module: torch.nn.Module, x: torch.Tensor, grad: torch.Tensor) -> Callable[[], None]:
+    """One forward and backward pass with fresh gradients, to be timed."""
+    def run():
+        for parameter in module.parameters():
+            parameter.grad = None
+        x.grad = None
+        module(x).backward(grad)
+    return run
+
+
+def inference(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], None]:
+    """One forward pass without a graph, to be timed."""
+    @torch.no_grad()
+    def run():
+        module(x)
+    return run
+
+
 def rows_against(peer: str, seconds: Dict[str, np.ndarray], **case) -> List[dict]:
     """One row per candidate other than ``peer``: median ratio with its quartiles, then milliseconds."""
     rows = []

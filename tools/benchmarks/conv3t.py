@@ -3,7 +3,7 @@
     python tools/benchmarks/conv3t.py --out-dir docs/benchmarks
 """
 import torch
-from common import interleave, parser, report, rows_against
+from common import inference, interleave, parser, report, rows_against, step
 from torch import nn
 
 from tconv_mmaction.layers import Conv3T
@@ -20,22 +20,6 @@ SHAPES = [
     (512, 512, 3, 1, 1, (1, 4, 4)),
     (512, 512, 3, 1, 1, (8, 7, 7)),
 ]
-
-
-def step(layer, x, grad):
-    def run():
-        for parameter in layer.parameters():
-            parameter.grad = None
-        x.grad = None
-        layer(x).backward(grad)
-    return run
-
-
-def inference(layer, x):
-    @torch.no_grad()
-    def run():
-        layer(x)
-    return run
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import pandas as pd
 import torch
-from common import interleave, parser, report, rows_against
+from common import inference, interleave, parser, report, rows_against, step
 from torch import nn
 
 from tconv_mmaction.layers import Conv3T, ConvLSTM2d, MultiBranchConv3d
@@ -63,22 +63,6 @@ def layers(point: Point, recurrent: bool) -> Dict[str, nn.Module]:
     if recurrent:
         found['ConvLSTM2d'] = WithoutState(ConvLSTM2d(c, c, 3))
     return found
-
-
-def step(layer, x, grad):
-    def run():
-        for parameter in layer.parameters():
-            parameter.grad = None
-        x.grad = None
-        layer(x).backward(grad)
-    return run
-
-
-def inference(layer, x):
-    @torch.no_grad()
-    def run():
-        layer(x)
-    return run
 
 
 def rows_of_axis(axis: str, points: Sequence[Point], args: argparse.Namespace) -> List[dict]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from common import interleave, parser, report, rows_against
+from common import inference, interleave, parser, report, rows_against
 from mmaction.registry import MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -184,13 +184,6 @@ def training_step(model, x, labels):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), labels).backward()
         optimizer.step()
-    return run
-
-
-def inference(model, x):
-    @torch.no_grad()
-    def run():
-        model(x)
     return run
 
 

@@ -6,7 +6,7 @@ The peer 'branches' is one nn.Conv3d and one nn.BatchNorm3d per branch, summed: 
 reparameterisation of eq. 6, whose cost the ratio shows.
 """
 import torch
-from common import interleave, parser, report, rows_against
+from common import interleave, parser, report, rows_against, step
 from torch import nn
 
 from tconv_mmaction.layers import MultiBranchConv3d
@@ -39,15 +39,6 @@ class Branches(nn.Module):
             y = norm(conv(x))
             out = y if out is None else out + y
         return out
-
-
-def step(module, x, grad):
-    def run():
-        for parameter in module.parameters():
-            parameter.grad = None
-        x.grad = None
-        module(x).backward(grad)
-    return run
 
 
 def main() -> None:
