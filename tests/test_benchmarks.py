@@ -128,12 +128,57 @@ def test_a_table_of_some_cases_keeps_the_other_rows(script, tmp_path, capsys):
     assert table['case'].tolist() == ['b'] and 'of another machine, version or form' in capsys.readouterr().out
 
 
+def test_plots_against_two_peers_do_not_cover_each_other(script, tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+    drawn = []
+    monkeypatch.setattr(Axes, 'barh', lambda self, labels, widths, **options: drawn.append((labels, list(widths))))
+    rows = [dict(case='a', candidate='ours', peer=peer, ratio=ratio, rounds=3) for peer, ratio in (('x', .5), ('y', 2))]
+    for few in (rows, rows[:1]):
+        script('common')['plot'](pd.DataFrame(few), 'title', tmp_path / 'plot.png')
+    assert drawn == [(['a, ours : x', 'a, ours : y'], [.5, 2]), (['a, ours'], [.5])]
+
+
+def test_conv_lstm_against_both_plain_implementations(script, tmp_path, monkeypatch):
+    """The rounds of the three candidates are made up: ratios to both peers come from the same ones."""
+    import numpy as np
+    namespace = script('conv_lstm')
+    times = {'ConvLSTM2d': [1., 3., 2.], namespace['TWO']: [2., 3., 1.], namespace['EIGHT']: [4., 4., 4.]}
+
+    def interleave(candidates, rounds, device, warmup):
+        for run in candidates.values():
+            run()
+        return {name: np.array(times[name]) for name in candidates}
+
+    monkeypatch.setitem(namespace['main'].__globals__, 'interleave', interleave)
+    for name in ('layer-64', 'layer-56'):
+        monkeypatch.setitem(namespace['CASES'], name, namespace['Case'](None, 2, 1, (2, 12, 12)))
+        namespace['main'](['--cases', name, '--no-memory', '--rounds', '3', '--out-dir', str(tmp_path)])
+    table = pd.read_csv(tmp_path / 'conv_lstm_cpu.csv')
+    assert table['case'].tolist() == ['layer-64'] * 3 + ['layer-56'] * 3  # the first stays when the second is timed
+    rows = [(row.candidate, row.peer, row.ratio, row.quartiles, row.ms, row.peer_ms, row.rounds)
+            for row in table[table['case'] == 'layer-56'].itertuples()]
+    two, eight = namespace['TWO'], namespace['EIGHT']
+    assert rows == [('ConvLSTM2d', two, 1., '0.750 - 1.500', 2000., 2000., 3),
+                    (eight, two, 2., '1.667 - 3.000', 4000., 2000., 3),
+                    ('ConvLSTM2d', eight, .5, '0.375 - 0.625', 2000., 4000., 3)]
+    assert not (tmp_path / 'conv_lstm_memory_cpu.csv').exists()
+
+
+def test_cases_that_are_asked_for(script):
+    namespace = script('common')
+    options = namespace['parser']('')
+    namespace['add_cases'](options, ['a', 'b', 'c'], ['b'])
+    for words, expected in (([], ['a', 'b', 'c']), (['--quick'], ['b']),
+                            (['--quick', '--cases', 'c', 'a'], ['c', 'a'])):
+        assert namespace['asked_cases'](options.parse_args(words), ['a', 'b', 'c'], ['b']) == expected
+
+
 def test_options(script, capsys):
     with pytest.raises(SystemExit):
         script('common')['parser']('').parse_args(['--rounds', '0'])
     assert "at least 1, got '0'" in capsys.readouterr().err
-    for name, wrong in (('models', ['--cases', 'none']), ('growth', ['--axes', 'time']),
-                        ('masks', ['--iterations', '0']), ('all', ['--only', 'none'])):
+    for name, wrong in (('models', ['--cases', 'none']), ('conv_lstm', ['--cases', 'none']),
+                        ('growth', ['--axes', 'time']), ('masks', ['--iterations', '0']), ('all', ['--only', 'none'])):
         with pytest.raises(SystemExit):
             script(name)['main'](wrong)
 

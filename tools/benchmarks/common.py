@@ -8,7 +8,7 @@ import datetime
 import platform
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,18 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument('--quick', action='store_true', help='few rounds and the small cases only')
     options.add_argument('--out-dir', type=Path, help='write the table there as csv, markdown and a plot')
     return options
+
+
+def add_cases(options: argparse.ArgumentParser, names: Sequence[str], quick: Sequence[str]) -> None:
+    """``--cases``: run some of ``names`` only. :func:`asked_cases` reads it, :func:`report` keeps the other rows."""
+    options.add_argument('--cases', nargs='+', choices=list(names), metavar='NAME',
+                         help=f'these only, the rows of the others stay in the files (default: all; with --quick '
+                         f'{", ".join(quick)}), of {", ".join(names)}')
+
+
+def asked_cases(args: argparse.Namespace, names: Sequence[str], quick: Sequence[str]) -> List[str]:
+    """What ``--cases`` names, or else all, or those of ``--quick``."""
+    return args.cases or list(quick if args.quick else names)
 
 
 def environment(device: str) -> str:
@@ -108,16 +120,17 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def report(name: str, rows: List[dict], args: argparse.Namespace, cases: Sequence[str] = (),
-           bars: bool = True) -> pd.DataFrame:
+           bars: bool = True, how: Optional[str] = None) -> pd.DataFrame:
     """Print the table and, with ``--out-dir``, write NAME.csv, NAME.md and, with ``bars``, NAME.png.
 
     A script that can run some of its ``cases`` only gives the names of all: rows of the others (column ``case``) that
     are there already, from the same machine and versions, stay in the files. Such tables need a column ``rounds``.
+    ``how`` is said in the header of a table that is no median of rounds.
     """
     table = pd.DataFrame(rows)
     where = environment(args.device)
-    how = 'interleaved rounds' if cases else f'{args.rounds} interleaved rounds'
-    header = f'{name} on {where}; medians of {how}'
+    how = how or f'medians of {"" if cases else f"{args.rounds} "}interleaved rounds'
+    header = f'{name} on {where}; {how}'
     print(f'\n{header}\n\n{markdown(table)}\n')
     if args.out_dir is not None:
         args.out_dir.mkdir(parents=True, exist_ok=True)
@@ -150,8 +163,11 @@ def with_earlier(table: pd.DataFrame, stem: Path, where: str, cases: Sequence[st
 def plot(table: pd.DataFrame, title: str, path: Path) -> None:
     """Horizontal bars of the ratios, with a line at 1."""
     from matplotlib.figure import Figure
-    keys = [c for c in table.columns if c not in ('peer', 'ratio', 'quartiles', 'rounds') and not c.endswith('ms')]
+    left_out = ('peer', 'ratio', 'quartiles', 'rounds', 'difference')
+    keys = [c for c in table.columns if c not in left_out and not c.endswith('ms')]
     labels = [', '.join(str(row[k]) for k in keys) for _, row in table.iterrows()]
+    if len(set(labels)) < len(labels):  # against several peers: bars of one label would cover each other
+        labels = [f'{label} : {peer}' for label, peer in zip(labels, table['peer'])]
     figure = Figure(figsize=(9, 1 + 0.3 * len(table)), layout='constrained')
     axes = figure.subplots()
     axes.barh(labels, table['ratio'], color=['#4477aa' if r <= 1 else '#cc6677' for r in table['ratio']])

@@ -1,16 +1,19 @@
 """ConvLSTM2d against plain implementations: time of a training step, and memory with gradient checkpointing.
 
     python tools/benchmarks/conv_lstm.py --out-dir docs/benchmarks
+    python tools/benchmarks/conv_lstm.py --out-dir docs/benchmarks --cases net-224 --no-memory   # the other rows stay
 
 **Time.** The plain implementations call modules step by step: one convolution of the input and one of the state for
-all four gates ("two convolutions per step", the peer), or one for each gate ("eight convolutions per step"). The whole
+all four gates ("two convolutions per step"), or one for each gate, input and step ("eight convolutions per step").
+Both are peers of ours, in the same rounds, and the second has a row against the first. The whole
 network is compared with the same cells in a loop over steps and, inside, layers, each followed by BatchNorm and pool.
 Before anything is timed, outputs, gradients and running statistics are compared in float64, and the outputs once more
 as they are timed (column "difference"); if they differ, the benchmark stops.
 
 **Memory.** What a training step of ConvLSTMNet adds to the peak of resident memory (VmHWM of /proc/self/status,
 where there is none ``ru_maxrss``), in a process of its own per setting, after a step on small frames has loaded the
-libraries. With ``--device cuda`` it is torch's peak of allocated memory.
+libraries. With ``--device cuda`` it is torch's peak of allocated memory. ``--cases`` says nothing about this part,
+which ``--no-memory`` leaves out.
 """
 import argparse
 import copy
@@ -19,21 +22,32 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from common import interleave, parser, report, rows_against
+from common import add_cases, asked_cases, interleave, parser, report, rows_against, step
 from torch import Tensor, nn
 
 from tconv_mmaction.backbones import ConvLSTMNet
 from tconv_mmaction.layers import ConvLSTM2d
 
-# (in_channels, batch, (T, H, W)) of one layer with 32 channels, 5x5, stride 2; the first is the one to be quick at
-LAYERS = [(3, 4, (16, 112, 112)), (3, 4, (16, 64, 64)), (32, 4, (16, 56, 56))]
-# layers, batch, (T, H, W) of the whole network; the first is the paper's
-NETS = [(3, 2, (16, 224, 224)), (3, 4, (16, 64, 64))]
+
+class Case(NamedTuple):
+    """One layer C -> 32 (5x5, stride 2), or a whole network of ``layers`` such layers, on clips C x T x H x W."""
+    layers: Optional[int]
+    channels: int
+    batch: int
+    size: Tuple[int, int, int]
+
+
+CASES = {  # net-224 is the paper's
+    'layer-112': Case(None, 3, 4, (16, 112, 112)), 'layer-64': Case(None, 3, 4, (16, 64, 64)),
+    'layer-56': Case(None, 32, 4, (16, 56, 56)), 'net-224': Case(3, 3, 2, (16, 224, 224)),
+    'net-64': Case(3, 3, 4, (16, 64, 64)),
+}
+QUICK = ['layer-64', 'net-64']
 MEMORY = [(3, 2, (16, 224, 224)), (3, 2, (64, 112, 112))]
-PEER = 'two convolutions per step'
+TWO, EIGHT = 'two convolutions per step', 'eight convolutions per step'
 
 
 class PlainCell(nn.Module):
@@ -107,7 +121,7 @@ class OneLayer(nn.Module):
 def candidates(ours: nn.Module, name: str) -> Dict[str, nn.Module]:
     """``ours`` and the plain implementations of it, with the same weights."""
     norm = ours.norms[0] if len(ours.norms) else None
-    return {PEER: Plain(ours.cells, 1, norm), name: ours, 'eight convolutions per step': Plain(ours.cells, 4, norm)}
+    return {TWO: Plain(ours.cells, 1, norm), name: ours, EIGHT: Plain(ours.cells, 4, norm)}
 
 
 def check(ours: nn.Module, channels: int) -> None:
@@ -144,46 +158,37 @@ def difference(nets: Dict[str, nn.Module], x: Tensor, name: str) -> float:
     return worst
 
 
-def step(net: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], None]:
-    def run():
-        for parameter in net.parameters():
-            parameter.grad = None
-        net(x).backward(grad)
-    return run
-
-
 def timed(ours: nn.Module, name: str, x: Tensor, args: argparse.Namespace, extra: Dict[str, nn.Module],
-          shape: str) -> List[dict]:
-    """Rows of one case: a training step of every candidate against the peer."""
+          **case) -> List[dict]:
+    """Rows of one case: a training step of every candidate against both plain implementations."""
     check(ours, x.shape[1])
     nets = {key: net.to(args.device) for key, net in {**candidates(ours, name), **extra}.items()}
     x = x.to(args.device)
     worst = difference(nets, x, name)
     with torch.no_grad():
         grad = torch.randn_like(ours(x))
-    seconds = interleave({key: step(net, x, grad) for key, net in nets.items()}, args.rounds, args.device)
-    return [{**row, 'difference': f'{worst:.1g}'} for row in rows_against(PEER, seconds, case=shape)]
+    seconds = interleave({key: step(net, x, grad) for key, net in nets.items()}, args.rounds, args.device, warmup=2)
+    rows = rows_against(TWO, seconds, **case)
+    rows += rows_against(EIGHT, {key: values for key, values in seconds.items() if key != TWO}, **case)
+    return [{**row, 'difference': f'{worst:.1g}', 'rounds': args.rounds} for row in rows]
 
 
 def shape_name(batch: int, size: Sequence[int]) -> str:
     return f'{"x".join(map(str, size))}, batch {batch}'
 
 
-def time_rows(args: argparse.Namespace) -> List[dict]:
-    rows = []
-    for channels, batch, size in LAYERS[1:2] if args.quick else LAYERS:
-        torch.manual_seed(0)
-        ours = OneLayer(ConvLSTM2d(channels, 32, 5, 2))
-        rows += timed(ours, 'ConvLSTM2d', torch.randn(batch, channels, *size), args, {},
-                      f'layer {channels}->32 @ {shape_name(batch, size)}')
-    for layers, batch, size in NETS[1:] if args.quick else NETS:
-        torch.manual_seed(0)
-        ours = ConvLSTMNet(layers)
-        frugal = ConvLSTMNet(layers, checkpoint_steps=4)
-        frugal.load_state_dict(ours.state_dict())
-        rows += timed(ours, 'ConvLSTMNet', torch.randn(batch, 3, *size), args,
-                      {'ConvLSTMNet, checkpoint_steps=4': frugal}, f'{layers} layers @ {shape_name(batch, size)}')
-    return rows
+def time_case(name: str, case: Case, args: argparse.Namespace) -> List[dict]:
+    """The rows of one case, of a single layer or of the network with and without checkpoints over time."""
+    torch.manual_seed(0)
+    x, shape = torch.randn(case.batch, case.channels, *case.size), shape_name(case.batch, case.size)
+    if case.layers is None:
+        ours = OneLayer(ConvLSTM2d(case.channels, 32, 5, 2))
+        return timed(ours, 'ConvLSTM2d', x, args, {}, case=name, clip=f'{case.channels}->32 @ {shape}')
+    net = ConvLSTMNet(case.layers)
+    frugal = ConvLSTMNet(case.layers, checkpoint_steps=4)
+    frugal.load_state_dict(net.state_dict())
+    return timed(net, 'ConvLSTMNet', x, args, {'ConvLSTMNet, checkpoint_steps=4': frugal}, case=name,
+                 clip=f'{case.layers} layers @ {shape}')
 
 
 def peak_bytes(device: str) -> int:
@@ -212,9 +217,9 @@ def measure_step(layers: int, batch: int, size: Sequence[int], checkpoint_steps:
 
 def memory_rows(args: argparse.Namespace) -> List[dict]:
     rows = []
-    for layers, batch, size in [(3, 2, (16, 112, 112))] if args.quick else MEMORY:
+    for layers, batch, size in MEMORY:
         whole = None
-        for steps in (None, 4) if args.quick else (None, 8, 4, 2, 1):
+        for steps in (None, 8, 4, 2, 1):
             case = json.dumps([layers, batch, size, steps, args.device])
             output = subprocess.run([sys.executable, __file__, '--measure', case], check=True, text=True,
                                     stdout=subprocess.PIPE).stdout
@@ -225,15 +230,23 @@ def memory_rows(args: argparse.Namespace) -> List[dict]:
     return rows
 
 
-def main() -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
     if sys.argv[1:2] == ['--measure']:  # the process of one measurement of memory
         print(measure_step(*json.loads(sys.argv[2])))
         return
-    args = parser(__doc__).parse_args()
+    options = parser(__doc__)
+    add_cases(options, list(CASES), QUICK)
+    options.add_argument('--no-memory', action='store_true', help='time only')
+    args = options.parse_args(argv)
     if args.quick:
         args.rounds = min(args.rounds, 3)
-    report('conv_lstm_memory', memory_rows(args), args)
-    report('conv_lstm', time_rows(args), args)
+    if not (args.quick or args.no_memory):
+        report('conv_lstm_memory', memory_rows(args), args, how='one training step per process')
+    rows = []
+    for name in asked_cases(args, list(CASES), QUICK):
+        rows += time_case(name, CASES[name], args)
+        print(f'{name} done', flush=True)
+    report('conv_lstm', rows, args, list(CASES))
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from common import inference, interleave, parser, report, rows_against
+from common import add_cases, asked_cases, inference, interleave, parser, report, rows_against
 from mmaction.registry import MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -144,6 +144,7 @@ CASES = {
     'clstm': Case({'InceptionI3d': dict(type='InceptionI3d'),
                    'C-LSTM': dict(type='ConvLSTMNet', num_layers=3)}, [], (16, 112, 112), 2),
 }
+QUICK = ['3t-resnet18']
 
 
 class Classifier(nn.Module):
@@ -254,22 +255,20 @@ def memory_of_case(name: str, case: Case, device: str) -> List[dict]:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser(__doc__)
-    options.add_argument('--cases', nargs='+', choices=list(CASES), metavar='NAME',
-                         help=f'these only (default: all; with --quick the first), of {", ".join(CASES)}')
+    add_cases(options, list(CASES), QUICK)
     options.add_argument('--no-memory', action='store_true', help='leave the processes that measure memory out')
     args = options.parse_args(argv)
-    names = args.cases or (list(CASES)[:1] if args.quick else list(CASES))
     if args.quick:
         args.rounds = min(args.rounds, 3)
     rows, memory = [], []
-    for name in names:
+    for name in asked_cases(args, list(CASES), QUICK):
         rows += time_case(name, CASES[name], args.rounds, args.device)
         if not (args.quick or args.no_memory):
             memory += memory_of_case(name, CASES[name], args.device)
         print(f'{name} done', flush=True)
     report('models', rows, args, list(CASES))
     if memory:
-        report('models_memory', memory, args, list(CASES))
+        report('models_memory', memory, args, list(CASES), how='peak of a process that makes three steps')
 
 
 if __name__ == '__main__':
