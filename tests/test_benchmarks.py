@@ -164,6 +164,45 @@ def test_conv_lstm_against_both_plain_implementations(script, tmp_path, monkeypa
     assert not (tmp_path / 'conv_lstm_memory_cpu.csv').exists()
 
 
+def test_evaluation_paths_say_whether_auto_takes_the_faster(script, tmp_path, monkeypatch):
+    """Made-up rounds, factored in half and in double the time of the kernel path; the rule itself is Conv3T's."""
+    import numpy as np
+    namespace = script('evaluation_paths')
+    variables, shape = namespace['main'].__globals__, namespace['Shape']
+    ran = []
+
+    def interleave(candidates, rounds, device):
+        assert [layer.evaluation for layer, _, _ in candidates.values()] == list(candidates) == ['kernel', 'factored']
+        outputs = [layer(x) for layer, x, _ in candidates.values()]
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-3)  # the same layer twice
+        ran.append(rounds)
+        return {'kernel': np.array([1., 2., 3.]), 'factored': np.array([.5, 1., 1.5]) * (4 if len(ran) == 2 else 1)}
+
+    monkeypatch.setitem(variables, 'interleave', interleave)
+    monkeypatch.setitem(variables, 'step', lambda layer, x, grad: (layer, x, grad))
+    monkeypatch.setitem(variables, 'QUICK', [shape(128, 8, 1, (2, 3, 3)), shape(128, 8, 1, (2, 3, 4)),
+                                             shape(64, 8, 1, (2, 3, 3))])
+    namespace['main'](['--quick', '--out-dir', str(tmp_path)])
+    table = pd.read_csv(tmp_path / 'evaluation_paths_cpu.csv')
+    assert table[['positions', 'candidate', 'peer', 'ratio', 'auto', 'auto_is']].values.tolist() == [
+        [18, 'factored', 'kernel', .5, 'factored', 'faster'], [24, 'factored', 'kernel', 2., 'factored', 'slower'],
+        [18, 'factored', 'kernel', .5, 'kernel', 'slower']]
+    verdict = namespace['verdict']
+    assert [verdict(np.array(ratios), 'kernel') for ratios in ([2., 2.], [.5, 2.])] == ['faster', 'even']
+
+
+def test_evaluation_paths_are_on_both_sides_of_the_rule(script):
+    """The shapes say little if 'auto' takes the same one at all of them."""
+    from tconv_mmaction.layers import Conv3T
+    chosen = {}
+    for shape in script('evaluation_paths')['SHAPES']:
+        layer = Conv3T(shape.in_channels, 1, 3)
+        factored = layer.prefers_factored(torch.empty(shape.batch, shape.in_channels, *shape.size))
+        chosen.setdefault(shape.in_channels, set()).add(factored)
+    assert set().union(*chosen.values()) == {True, False}
+    assert any(len(both) == 2 for both in chosen.values())  # few positions and many, of the same channels
+
+
 def test_cases_that_are_asked_for(script):
     namespace = script('common')
     options = namespace['parser']('')

@@ -1,0 +1,86 @@
+"""Conv3T's two evaluations against each other: whether ``evaluation='auto'`` takes the faster one in training.
+
+    python tools/benchmarks/evaluation_paths.py --out-dir docs/benchmarks
+
+Forward and backward of one 3x3x3 layer at stride 1, with its 3D kernel ('kernel', the peer) and without ('factored'),
+at shapes around the limits of ``Conv3T.prefers_factored``, whose ``positions`` are N*T*H*W of the input. ``auto`` is what
+'auto' takes there, and ``auto_is`` whether that was the faster of the two, the slower, or even, where 1 is within the
+ratio's quartiles.
+"""
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from common import interleave, parser, report, rows_against, step
+
+from tconv_mmaction.layers import Conv3T
+
+
+class Shape(NamedTuple):
+    in_channels: int
+    out_channels: int
+    batch: int
+    size: Tuple[int, int, int]  # (T, H, W)
+
+    @property
+    def positions(self) -> int:
+        return self.batch * int(np.prod(self.size))
+
+
+SHAPES = [
+    Shape(64, 64, 2, (4, 14, 14)),
+    Shape(128, 128, 2, (1, 7, 7)),
+    Shape(128, 128, 2, (4, 14, 14)),
+    Shape(128, 192, 2, (4, 14, 14)),
+    Shape(192, 192, 2, (5, 14, 14)),
+    Shape(128, 192, 2, (6, 14, 14)),
+    Shape(192, 192, 2, (8, 14, 14)),
+    Shape(128, 128, 2, (8, 28, 28)),
+    Shape(256, 256, 2, (1, 7, 7)),
+    Shape(256, 256, 2, (8, 28, 28)),
+    Shape(512, 512, 2, (8, 14, 14)),
+]
+QUICK = [SHAPES[0], SHAPES[1], SHAPES[8]]
+
+
+def verdict(ratios: np.ndarray, auto: str) -> str:
+    """'faster', 'slower' or 'even': how the evaluation ``auto`` did, where ``ratios`` are factored over kernel."""
+    low, high = np.percentile(ratios, [25, 75])
+    if low <= 1 <= high:
+        return 'even'
+    return 'faster' if (high < 1) == (auto == 'factored') else 'slower'
+
+
+def time_shape(shape: Shape, rounds: int, device: str) -> List[dict]:
+    """The row of one shape."""
+    torch.manual_seed(0)
+    layers: Dict[str, Conv3T] = {}
+    for evaluation in ('kernel', 'factored', 'auto'):
+        layers[evaluation] = Conv3T(shape.in_channels, shape.out_channels, 3, padding=1, bias=False,
+                                    evaluation=evaluation).to(device)
+        layers[evaluation].load_state_dict(layers['kernel'].state_dict())
+    x = torch.randn(shape.batch, shape.in_channels, *shape.size, device=device, requires_grad=True)
+    auto = 'factored' if layers.pop('auto').prefers_factored(x) else 'kernel'
+    with torch.no_grad():
+        grad = torch.randn_like(layers['kernel'](x))
+    seconds = interleave({name: step(layer, x, grad) for name, layer in layers.items()}, rounds, device)
+    what = dict(layer=f'{shape.in_channels}->{shape.out_channels} @ {"x".join(map(str, shape.size))}, batch '
+                f'{shape.batch}', positions=shape.positions)
+    auto_is = verdict(seconds['factored'] / seconds['kernel'], auto)
+    return [{**row, 'auto': auto, 'auto_is': auto_is} for row in rows_against('kernel', seconds, **what)]
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    options = parser(__doc__)
+    options.set_defaults(rounds=9)
+    args = options.parse_args(argv)
+    if args.quick:
+        args.rounds = min(args.rounds, 5)
+    rows: List[dict] = []
+    for shape in QUICK if args.quick else SHAPES:
+        rows += time_shape(shape, args.rounds, args.device)
+    report('evaluation_paths', rows, args)
+
+
+if __name__ == '__main__':
+    main()
