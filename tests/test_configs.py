@@ -50,8 +50,10 @@ def find_pretrained(cfg):
             find_pretrained(value)
 
 
-def reduced(path, work_dir):
+def reduced(path, work_dir, options=None):
+    """The config with ``options`` as --cfg-options gives them, on two small random clips."""
     config = Config.fromfile(path)
+    config.merge_from_dict(options or {})
     find_pretrained(config.model)
     shape = SHAPES[config.model.backbone.type]
     shape = (config.model.backbone.get('in_channels', shape[0]), *shape[1:])
@@ -76,10 +78,8 @@ def reduced(path, work_dir):
     return config
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_one_step_of_training_and_testing(path, tmp_path):
-    config = reduced(path, tmp_path)
-    runner = Runner.from_cfg(config)
+def assert_a_step_trains_everything(runner):
+    """The one iteration of a reduced config gives every parameter a finite gradient, and the optimizer moves some."""
     before, finite = {}, set()
 
     def watch(name):
@@ -96,6 +96,13 @@ def test_one_step_of_training_and_testing(path, tmp_path):
     assert in_optimizer == {id(p) for p in runner.model.parameters()}
     assert finite == set(before), f'no finite gradient: {set(before) - finite}'
     assert any(not torch.equal(before[name], p) for name, p in runner.model.named_parameters())
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_one_step_of_training_and_testing(path, tmp_path):
+    config = reduced(path, tmp_path)
+    runner = Runner.from_cfg(config)
+    assert_a_step_trains_everything(runner)
     metrics = runner.test()
     assert all(np.isfinite(value) for value in metrics.values())
     outputs = runner.model.test_step(next(iter(runner.test_dataloader)))

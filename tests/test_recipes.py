@@ -1,5 +1,7 @@
 """The switches of a training recipe (docs/recipes.md): each trains a tiny net, with the gradients it has without."""
+import argparse
 import copy
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -7,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from doc_pages import FENCE, ROOT, shell_commands
 from mmaction.registry import HOOKS, MODELS
+from mmengine.config import Config, DictAction
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
+from test_configs import assert_a_step_trains_everything, reduced
 from torch import nn
 
 from tconv_mmaction.hooks.channels_last_hook import channels_last
@@ -142,6 +147,31 @@ def test_bf16(name):
             torch.testing.assert_close(p, b - p.grad)
 
 
+def test_bf16_with_auxiliary_classifiers():
+    """Their scores reach the loss, and numpy, as float32; outside the wrapper's context the head is as before."""
+    from mmaction.structures import ActionDataSample
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.cls_head = MODELS.build(dict(type='GoogLeNetHead', num_classes=6, in_channels=8, aux_channels=(4, ),
+                                       aux_dropout_ratio=0., dropout_ratio=0.)).eval()
+    model.cls_head.init_weights()
+    features = torch.randn(2, 4, 2, 4, 6), torch.randn(2, 8, 2, 2, 3)
+    samples = [ActionDataSample().set_gt_label(k) for k in (0, 1)]
+
+    def losses():
+        model.cls_head.training = True  # the head alone: its norm keeps its statistics
+        return {name: value for name, value in model.cls_head.loss(features, samples).items() if 'loss' in name}
+
+    wrapper = OPTIM_WRAPPERS.build(dict(type='BF16OptimWrapper', optimizer=torch.optim.SGD(model.parameters(), lr=1.)))
+    expected = losses()
+    with wrapper.optim_context(model):
+        actual = losses()
+        assert model.cls_head.aux1.fc2(torch.ones(2, 1024)).dtype == torch.bfloat16
+    assert set(actual) == {'loss_cls', 'loss_cls_aux1'} and all(v.dtype == torch.float32 for v in actual.values())
+    torch.testing.assert_close(actual, expected, rtol=2e-2, atol=0)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
 LAYERS = {
     'Conv3T kernel': (lambda: Conv3T(3, 4, 3, padding=1, evaluation='kernel'), 5),
     'Conv3T factored': (lambda: Conv3T(3, 4, 3, padding=1, evaluation='factored'), 5),
@@ -231,6 +261,62 @@ def test_the_runner_takes_every_switch(tmp_path):
             assert all(value.dtype == torch.float32 for value in actual.values())
             continue
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5, msg=lambda m, name=name: f'{name}: {m}')
+
+
+def lines_per_backbone():
+    """(config, options of --cfg-options) of the commands in docs/recipes.md's section of that name."""
+    text = (ROOT / 'docs/recipes.md').read_text(encoding='utf-8')
+    section = re.search(r'^## One line per backbone\n(.*?)^## ', text, re.M | re.S)[1]
+    parser = argparse.ArgumentParser()
+    parser.add_argument('program', choices=['tools/train.py'])
+    parser.add_argument('config')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    words = [words for fence in FENCE.finditer(section) for words in shell_commands(fence['code'])]
+    return [(args.config, args.cfg_options) for args in (parser.parse_args(line[1:]) for line in words)]
+
+
+@pytest.mark.parametrize('config, options', [
+    pytest.param(*line, id=Path(line[0]).stem, marks=[] if 'clstm' in line[0] else [pytest.mark.slow])
+    for line in lines_per_backbone()])
+def test_the_line_of_each_backbone_trains(config, options, tmp_path):
+    small = reduced(ROOT / config, tmp_path, options)
+    if small.get('compile'):
+        small.compile = dict(backend='eager')  # inductor would take minutes
+    runner = Runner.from_cfg(small)
+    seen = []
+
+    def look(module, inputs):
+        precision = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else torch.float32
+        last = inputs[0].is_contiguous(memory_format=torch.channels_last_3d)
+        seen.append((module.training, precision, last))
+    next(runner.model.backbone.children()).register_forward_pre_hook(look)
+    assert_a_step_trains_everything(runner)
+    in_bf16, last = 'BF16OptimWrapper' in options.values(), 'ChannelsLastHook' in options.values()
+    assert seen[0] == (True, torch.bfloat16 if in_bf16 else torch.float32, last)
+    assert {parameter.dtype for parameter in runner.model.parameters()} == {torch.float32}
+    hooks = {type(hook).__name__ for hook in runner.hooks}
+    assert {hook['type'] for hook in [*small.default_hooks.values(), *small.custom_hooks] if hook} <= hooks
+
+
+@pytest.mark.parametrize('config, options', lines_per_backbone(), ids=lambda value: Path(value).stem if isinstance(
+    value, str) else '')
+def test_the_lines_add_and_replace_nothing_else(config, options):
+    """What the slow test trains, by name: the wrapper keeps its optimizer, and no hook of the config is gone."""
+    plain, changed = Config.fromfile(ROOT / config), Config.fromfile(ROOT / config)
+    changed.merge_from_dict(options)
+    assert OPTIM_WRAPPERS.get(changed.optim_wrapper.type)
+    assert changed.optim_wrapper.optimizer == plain.optim_wrapper.optimizer
+    assert changed.custom_hooks == plain.custom_hooks
+    added = {name: hook for name, hook in changed.default_hooks.items() if name not in plain.default_hooks}
+    assert {**plain.default_hooks, **added} == dict(changed.default_hooks)
+    assert all(HOOKS.get(hook.type) for hook in added.values()) and changed != plain
+
+
+def test_there_is_a_line_for_every_family():
+    lines = {config for config, _ in lines_per_backbone()}
+    for family in ('resnet18-3t', 'googlenet-3t', 'i3d-r50_ours', 's3d-r50_ours', 'r2plus1d18', 'clstm'):
+        assert any(Path(config).name.startswith(family) for config in lines), family
+    assert all((ROOT / config).is_file() for config in lines)
 
 
 @pytest.fixture

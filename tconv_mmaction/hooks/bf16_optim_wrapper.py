@@ -3,7 +3,8 @@
 mmengine's ``AmpOptimWrapper`` refuses the CPU, because its loss scaler is CUDA's. bfloat16 has the range of float32 and
 needs no scaler, so a wrapper that only runs the forward under autocast is enough, on CPU as on CUDA. mmaction2's heads
 turn scores into numpy arrays for the training accuracy, and numpy has no bfloat16; so scores leave the head as float32,
-in which the loss is better off anyway.
+in which the loss is better off anyway. So do the outputs of the head's own modules, since the scores of auxiliary
+classifiers do not pass its forward.
 """
 from contextlib import contextmanager
 from typing import Any, Iterator
@@ -35,10 +36,11 @@ class BF16OptimWrapper(OptimWrapper):
         """Autocast, and no synchronisation of gradients between accumulated iterations."""
         device = next(model.parameters()).device.type
         head = getattr(getattr(model, 'module', model), 'cls_head', None)
-        handle = None if head is None else head.register_forward_hook(lambda module, inputs, out: in_float32(out))
+        makers = [] if head is None else [head, *head.children()]
+        handles = [m.register_forward_hook(lambda module, inputs, out: in_float32(out)) for m in makers]
         try:
             with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
                 yield
         finally:
-            if handle is not None:
+            for handle in handles:
                 handle.remove()
