@@ -3,9 +3,9 @@
     python tools/benchmarks/evaluation_paths.py --out-dir docs/benchmarks
 
 Forward and backward of one 3x3x3 layer at stride 1, with its 3D kernel ('kernel', the peer) and without ('factored'),
-at shapes around the limits of ``Conv3T.prefers_factored``, whose ``positions`` are N*T*H*W of the input. ``auto`` is what
-'auto' takes there, and ``auto_is`` whether that was the faster of the two, the slower, or even, where 1 is within the
-ratio's quartiles.
+at shapes around the limits of ``Conv3T.prefers_factored``, whose ``positions`` are N*T*H*W of the input. ``auto`` is
+what 'auto' takes there, and ``auto_is`` whether that was the faster of the two, the slower, or even, where 1 is within
+the ratio's quartiles.
 """
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 

@@ -61,7 +61,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     options.add_argument('--iterations', type=positive, default=300)
     args = options.parse_args(argv)
     if args.quick:
-        args.rounds, args.iterations = min(args.rounds, 3), min(args.iterations, 20)
+        args.rounds, args.iterations = min(args.rounds, 3), min(args.iterations, 10)
     init_default_scope('mmaction')
     torch.manual_seed(0)
     model = Scores().to(args.device).eval().requires_grad_(False)
@@ -81,7 +81,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     rounds = min(args.rounds, max(3, args.rounds // 5))  # each round is hundreds of passes
     seconds = interleave({'passes': passes, 'search of one clip': lambda: search(clip)}, rounds, args.device, warmup=1)
     rows += rows_against('passes', seconds, case=f'{args.iterations} iterations, ResNet-18 of 16 channels, 16x64x64')
-    few = min(args.iterations, max(10, args.iterations // 10))
+    few = min(args.iterations, 3 if args.quick else max(10, args.iterations // 10))
 
     def one_by_one(net, x):
         for one in x.split(1):
