@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import gemm_backward
+
 Triple = Tuple[int, int, int]
 
 
@@ -83,9 +85,12 @@ class _BuiltKernelConv(torch.autograd.Function):
         if ctx.workspace.tensor is kernel and ctx.workspace.stamp != ctx.stamp:  # lent again since
             kernel = torch.empty_like(kernel)
             ctx.rule.build(kernel, *parameters)
-        wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4:]), False
-        grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
-            grad, x, kernel, None, stride, padding, dilation, False, (0, 0, 0), groups, wants)
+        wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4:])
+        if gemm_backward.pays(x, grad, kernel, groups):
+            grad_x, grad_kernel = gemm_backward.gemm_backward(grad, x, kernel, *ctx.geometry[:3], *wants)
+        else:
+            grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
+                grad, x, kernel, None, stride, padding, dilation, False, (0, 0, 0), groups, (*wants, False))
         if ctx.workspace.stamp == ctx.stamp:
             ctx.workspace.busy = False
         grads = ctx.rule.gradients(grad_kernel, *parameters) if wants[1] else (None, ) * len(parameters)

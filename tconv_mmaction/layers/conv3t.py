@@ -13,7 +13,8 @@ from .factored_conv3t import factored_conv3t
 from .kernel_cache import KernelCache
 from .registry import register_layer
 from .slice_product import SliceRule
-from .temporal_transform import affine_matrix, few_slices, resampling_matrices, slice_transforms, temporal_kernel
+from .slice_transforms import slice_transforms
+from .temporal_transform import affine_matrix, few_slices, temporal_kernel
 
 TEMPORAL_PARAMETERS = ('scale', 'rotate', 'translate_x', 'translate_y')
 
@@ -138,9 +139,9 @@ class Conv3T(ConvBase):
         autocast = x.device.type if torch.is_autocast_enabled(x.device.type) else None
         with without_autocast(x.device):
             theta = self.matrices()
-            steps = resampling_matrices(theta, self.kernel_size[1:])
+            transforms = slice_transforms(theta, self.kernel_size[1:])
             clips = x if x.dim() == 5 else x[None]
-            y = factored_conv3t(clips.to(theta.dtype), self.weight.squeeze(2).to(theta.dtype), steps, self.stride,
+            y = factored_conv3t(clips.to(theta.dtype), self.weight.squeeze(2).to(theta.dtype), transforms, self.stride,
                                 padding, self.dilation, self.groups)
             if self.bias is not None:
                 y = y + self.bias.to(theta.dtype)[:, None, None, None]
@@ -158,7 +159,8 @@ class Conv3T(ConvBase):
             first = self.weight.squeeze(2)
             if not isinstance(self.padding, str) and not few_slices(first):
                 y = built_kernel_conv3d(x, self._workspace, SliceRule(), self.stride, self.padding, self.dilation,
-                                        self.groups, first, slice_transforms(self.matrices(), self.kernel_size[1:]))
+                                        self.groups, first,
+                                        slice_transforms(self.matrices(), self.kernel_size[1:]).flatten(1, 2))
                 return y if self.bias is None else y + self.bias[:, None, None, None]
         if self.training or tracing or self._needs_graph():
             kernel = self.kernel()

@@ -13,7 +13,7 @@ stride 1 with many channels; with a spatial stride U is computed at positions th
 The clips of a batch are taken in chunks whose U stays near the cache, and the backward pass is written out: it
 recomputes U where keeping it would cost more than ``KEEP_ELEMENTS``.
 """
-from typing import List, Tuple
+from typing import Tuple
 
 import torch
 import torch.nn.functional as F
@@ -26,14 +26,6 @@ from . import fused_second_stage
 # half the time of one chunk for all; accelerators get the whole batch, up to KEEP_ELEMENTS.
 CHUNK_ELEMENTS = 1 << 22
 KEEP_ELEMENTS = 1 << 24
-
-
-def composed_matrices(matrices: Tensor) -> Tensor:
-    """Steps ``(kT-1, O, P, P)`` -> products from the first slice, ``out[b] = matrices[b] @ ... @ matrices[0]``."""
-    products: List[Tensor] = []
-    for matrix in matrices:
-        products.append(matrix @ products[-1] if products else matrix)
-    return torch.stack(products)
 
 
 class _Geometry:
@@ -180,14 +172,14 @@ def _chunk(x: Tensor, kernel: Tensor) -> int:
     return max(1, limit // max(1, frames * height * width * kernel.shape[0]))
 
 
-def factored_conv3t(x: Tensor, weight: Tensor, matrices: Tensor, stride: Tuple[int, int, int],
+def factored_conv3t(x: Tensor, weight: Tensor, transforms: Tensor, stride: Tuple[int, int, int],
                     padding: Tuple[int, int, int], dilation: Tuple[int, int, int], groups: int) -> Tensor:
     """The 3TConv of ``x`` from K_1 and the resampling steps.
 
     Args:
         x: ``(N, I, T, H, W)``.
         weight: ``(O, I/groups, kH, kW)``, K_1.
-        matrices: ``(kT-1, O, P, P)`` from :func:`.temporal_transform.resampling_matrices`; kT > 1.
+        transforms: ``(O, kT, P, P)`` from :func:`.slice_transforms.slice_transforms`; kT > 1.
         stride, padding, dilation: (t, h, w). ``padding`` is with zeros.
         groups: as in ``nn.Conv3d``.
 
@@ -206,7 +198,7 @@ def factored_conv3t(x: Tensor, weight: Tensor, matrices: Tensor, stride: Tuple[i
     # Adding taps at their shifts is a convolution's transpose: the taps run backwards. Both factors are flipped, which
     # is free, instead of U, which is large.
     kernel = weight.flip(-1, -2).flatten(2).transpose(1, 2).reshape(-1, in_channels, 1, 1)  # O*P, I/groups, 1, 1
-    products = composed_matrices(matrices).flip(-1, -2)  # the flip of both axes of P = (kH, kW) reverses P
+    products = transforms[:, 1:].transpose(0, 1).flip(-1, -2)  # the flip of both axes of P = (kH, kW) reverses P
     y = _FactoredConv3T.apply(x.permute(2, 0, 1, 3, 4).contiguous(), kernel, products, tuple(weight.shape), stride,
                               padding, dilation, groups)
     return y.permute(1, 2, 0, 3, 4).contiguous()
