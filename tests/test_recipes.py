@@ -3,6 +3,7 @@ import argparse
 import copy
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -211,6 +212,22 @@ def test_compiled_layers_have_the_same_gradients(name):
     torch.testing.assert_close(run(compiled), run(layer), rtol=1e-4, atol=1e-4)
     for (key, ours), theirs in zip(compiled.named_parameters(), layer.parameters()):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4, msg=lambda m, key=key: f'{key}: {m}')
+
+
+@pytest.mark.slow
+def test_compiled_lenet_has_the_same_loss_and_gradients():
+    """The code that inductor makes, by a C++ compiler."""
+    if shutil.which('g++') is None and shutil.which('clang++') is None:
+        pytest.skip('needs a C++ compiler for inductor, and finds neither g++ nor clang++')
+    model, x = build('LeNet5')
+    model, x = model.float(), x.float()
+    compiled = copy.deepcopy(model)
+    torch._dynamo.reset()
+    run = torch.compile(compiled)
+    loss, expected = run(x), model(x)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    loss.backward(), expected.backward()
+    assert_same_gradients(*({name: p.grad for name, p in net.named_parameters()} for net in (compiled, model)), 1e-5)
 
 
 class Clips(torch.utils.data.Dataset):
