@@ -156,6 +156,24 @@ def test_identity_gradient_in_float32_equals_float64():
         assert (got - want).abs().max() < 1e-4 * want.abs().max()
 
 
+@pytest.mark.parametrize('in_channels', [2, 5])  # 2 < 4 moves the slices, 5 multiplies matrices
+def test_first_and_second_derivatives_of_the_kernel(in_channels):
+    """The written-out derivatives on CPU, of everything and of one parameter alone."""
+    torch.manual_seed(3)
+    weight = torch.randn(2, in_channels, 2, 2, dtype=torch.float64, requires_grad=True)
+    parameters = [torch.randn(2, 2, dtype=torch.float64).mul_(0.2).requires_grad_() for _ in range(4)]
+
+    def kernel(weight, scale, *others):
+        return temporal_kernel(weight, affine_matrix(1 + scale, *others))
+
+    assert torch.autograd.gradcheck(kernel, (weight, *parameters))
+    assert torch.autograd.gradgradcheck(kernel, (weight, *parameters), fast_mode=True)
+    for i in range(4):
+        alone = [p if i == j else p.detach() for j, p in enumerate(parameters)]
+        assert torch.autograd.gradgradcheck(lambda p, i=i, alone=alone: kernel(
+            weight.detach(), *alone[:i], p, *alone[i + 1:]), parameters[i], fast_mode=True)
+
+
 def test_gradcheck():
     layer = generic_layer(2, 2, (3, 3, 2), stride=(1, 2, 1), padding=(1, 0, 1), groups=2)
     x = torch.randn(1, 2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
