@@ -26,8 +26,9 @@ SCRIPTS: Dict[str, List[str]] = {
     'models': ['--rounds', '5'], 'masks': ['--iterations', '60'], 'transforms': [], 'growth': [],
     'recipes': ['--rounds', '5'],
 }
-# and with --quick: a step of 3T-ResNet18 in bfloat16 alone takes long on a CPU that has no instructions for it
-QUICK: Dict[str, List[str]] = {'recipes': ['--cases', 's3d-r18']}
+# and with --quick: bfloat16 takes long on a CPU that has no instructions for it, decoding is in 'transforms'
+QUICK: Dict[str, List[str]] = {
+    'recipes': ['--cases', 's3d-r18', '--switches', 'channels last', 'checkpointing', 'accumulation']}
 TABLE = re.compile(r'<!-- table: (?P<name>\S+) -->\n(?P<old>.*?)<!-- end -->', re.DOTALL)
 
 
