@@ -185,7 +185,7 @@ def test_evaluation_paths_say_whether_auto_takes_the_faster(script, tmp_path, mo
 
     monkeypatch.setitem(variables, 'interleave', interleave)
     monkeypatch.setitem(variables, 'step', lambda layer, x, grad: (layer, x, grad))
-    monkeypatch.setitem(variables, 'QUICK', [shape(128, 8, 1, (2, 3, 3)), shape(128, 8, 1, (2, 3, 4)),
+    monkeypatch.setitem(variables, 'QUICK', [shape(160, 8, 1, (2, 3, 3)), shape(160, 8, 1, (2, 3, 4)),
                                              shape(64, 8, 1, (2, 3, 3))])
     namespace['main'](['--quick', '--out-dir', str(tmp_path)])
     table = pd.read_csv(tmp_path / 'evaluation_paths_cpu.csv')
@@ -201,7 +201,7 @@ def test_evaluation_paths_are_on_both_sides_of_the_rule(script):
     from tconv_mmaction.layers import Conv3T
     chosen = {}
     for shape in script('evaluation_paths')['SHAPES']:
-        layer = Conv3T(shape.in_channels, 1, 3)
+        layer = Conv3T(shape.in_channels, shape.out_channels, 3)
         factored = layer.prefers_factored(torch.empty(shape.batch, shape.in_channels, *shape.size))
         chosen.setdefault(shape.in_channels, set()).add(factored)
     assert set().union(*chosen.values()) == {True, False}

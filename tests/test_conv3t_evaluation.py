@@ -86,6 +86,14 @@ def test_factored_gradcheck_and_second_derivative_refused():
     grad.sum().backward()
 
 
+class FakeCpu:
+    """The shape of a large input, said to be on the CPU."""
+
+    def __init__(self, x):
+        self.shape, self.dim, self.numel, self.dtype = x.shape, x.dim, x.numel, x.dtype
+        self.device = torch.device('cpu')
+
+
 def test_auto_follows_its_documented_rule():
     x = torch.randn(1, 512, 8, 4, 4)  # 128 positions
     layer = Conv3T(512, 4, 3, padding=1)
@@ -94,9 +102,11 @@ def test_auto_follows_its_documented_rule():
         assert layer.prefers_factored(x) and not layer.prefers_factored(x[:, :, :7])
     small = Conv3T(256, 4, 3)
     assert small.prefers_factored(x[:, :256])
-    smaller, many = Conv3T(128, 4, 3), torch.randn(1, 128, 1).expand(1, 128, 2049).view(1, 128, 1, 1, 2049)
-    assert smaller.prefers_factored(x[:, :128]) and smaller.prefers_factored(many[..., 1:])
-    assert not smaller.prefers_factored(many) and not Conv3T(127, 4, 3).prefers_factored(x[:, :127])
+    assert Conv3T(129, 4, 3).prefers_factored(x[:, :129]) and not Conv3T(128, 4, 3).prefers_factored(x[:, :128])
+    limit = (1 << 23) // (64 * 9)  # positions of one clip at 64 output channels
+    wide, clips = Conv3T(200, 64, 3), torch.empty(3, 200, 1, 1, limit + 1, device='meta')
+    for batch in (clips, clips[0]):  # however many clips there are
+        assert not wide.prefers_factored(FakeCpu(batch)) and wide.prefers_factored(FakeCpu(batch[..., 1:]))
     with torch.no_grad():
         assert not small.eval().prefers_factored(x[:, :256])
     for other in (Conv3T(512, 4, 3, stride=2), Conv3T(512, 4, 7, padding=3), Conv3T(512, 4, (1, 3, 3)),

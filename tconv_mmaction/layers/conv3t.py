@@ -16,6 +16,7 @@ from .slice_product import SliceRule
 from .slice_transforms import slice_transforms
 from .temporal_transform import affine_matrix, few_slices, temporal_kernel
 
+LARGE = 1 << 23  # elements of the factored path's activation for one clip: 32 MB in float32
 TEMPORAL_PARAMETERS = ('scale', 'rotate', 'translate_x', 'translate_y')
 
 
@@ -112,16 +113,17 @@ class Conv3T(ConvBase):
         """Whether 'auto' evaluates ``x`` without a 3D kernel.
 
         The factored path does (I + (kT-1)*P) / (I*kT) of the kernel path's multiply-adds, P = kH*kW, but moves an
-        activation P times the output. Measured on CPU, it wins from 256 input channels per group (docs/benchmarks.md)
-        on in training, where the kernel path also pays for the kernel's gradient, from 128 where that activation is
-        small (up to 2048 positions N*T*H*W), and from 512 channels and 128 positions on in eval mode, where the
-        kernel is cached. It is never chosen with a spatial stride (it would compute 4 times the positions needed), on
+        activation P times the output. Measured on CPU (docs/benchmarks.md), it wins above 128 input channels per group
+        in training, where the kernel path also pays for the kernel's gradient, unless that activation is large (more
+        than ``LARGE`` elements for one clip), and from 512 channels and 128 positions N*T*H*W on in eval mode, where
+        the kernel is cached. It is never chosen with a spatial stride (it would compute 4 times the positions), on
         other devices, under autocast, and while torch.compile, torch.export or torch.jit trace.
         """
         depth, height, width = self.kernel_size
         channels, positions = self.in_channels // self.groups, x.numel() // self.in_channels
         if self.training or self._needs_graph():
-            pays = channels >= 256 or channels >= 128 and positions <= 2048
+            clips = x.shape[0] if x.dim() == 5 else 1
+            pays = channels > 128 and positions * self.out_channels * height * width <= LARGE * clips
         else:
             pays = channels >= 512 and positions >= 128
         return (pays and depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1) and x.device.type == 'cpu'
