@@ -28,6 +28,12 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True, scope='module')
+def scope_of_module_fixtures():
+    """They are made before the fixture below, and whichever test comes first on a worker may need one."""
+    init_default_scope('mmaction')
+
+
 @pytest.fixture(autouse=True)
 def seed_and_scope():
     """The same random numbers for every test, and the scope that a Runner sets from `default_scope`."""

@@ -89,12 +89,13 @@ def test_crashes_and_hangs_are_rows_and_the_rest_is_checked(tool, main, tmp_path
     check = tool['check_video']
 
     def dangerous(path, quick):
-        if '01' in path:
+        name = Path(path).name  # the folder's own name may have any number
+        if '01' in name:
             faulthandler.disable()  # pytest's would print the stack
             os.kill(os.getpid(), signal.SIGSEGV)
-        if '03' in path:
+        if '03' in name:
             time.sleep(60)
-        if '04' in path:
+        if '04' in name:
             os._exit(3)
         return check(path, quick)
 
