@@ -1,4 +1,6 @@
 """Fixtures for all tests: where reference files and real data are, and a clean default scope."""
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,16 @@ def seed_and_scope():
     torch.manual_seed(0)
     np.random.seed(0)
     init_default_scope('mmaction')
+
+
+@pytest.fixture
+def benchmark_script(monkeypatch):
+    """Runs a script of tools/benchmarks by name, but for its main part, and gives its namespace."""
+    folder = ROOT / 'tools/benchmarks'
+    monkeypatch.syspath_prepend(str(folder))
+    yield lambda name: runpy.run_path(str(folder / f'{name}.py'), run_name=name)
+    for sibling in ('common', 'transforms'):  # other folders of tools/ have siblings of such names
+        sys.modules.pop(sibling, None)
 
 
 @pytest.fixture

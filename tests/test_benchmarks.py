@@ -1,6 +1,4 @@
 """tools/benchmarks: the page is assembled from the tables, every script runs. Times are never looked at."""
-import runpy
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -24,14 +22,8 @@ Between.
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """The namespace of a script of tools/benchmarks."""
-    monkeypatch.syspath_prepend(str(TOOLS))
-
-    def load(name):
-        return runpy.run_path(str(TOOLS / f'{name}.py'), run_name=name)
-    yield load
-    sys.modules.pop('common', None)  # other folders of tools/ have siblings of that name
+def script(benchmark_script):
+    return benchmark_script
 
 
 def test_assembles_the_page(script, tmp_path):

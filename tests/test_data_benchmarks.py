@@ -1,8 +1,6 @@
 """The data parts of tools/benchmarks/recipes.py: what is compared, and that every clip is read. Times are ignored."""
 import argparse
 import os
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,16 +12,12 @@ from mmaction.registry import TRANSFORMS
 from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ROOT / 'tools/benchmarks'
 ONCE = argparse.Namespace(rounds=1, device='cpu')
 
 
 @pytest.fixture
-def recipes(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    yield runpy.run_path(str(TOOLS / 'recipes.py'), run_name='recipes')
-    for name in ('common', 'transforms'):
-        sys.modules.pop(name, None)
+def recipes(benchmark_script):
+    return benchmark_script('recipes')
 
 
 def test_decode_rows(recipes, tmp_path):

@@ -2,9 +2,7 @@
 import argparse
 import copy
 import re
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +19,6 @@ from torch import nn
 
 from tconv_mmaction.hooks.channels_last_hook import channels_last
 from tconv_mmaction.layers import Conv3T, ConvLSTM2d, MultiBranchConv3d, SeparableConv3d
-
-TOOLS = Path(__file__).parent.parent / 'tools/benchmarks'
 
 
 def resnet(kind, **options):
@@ -341,11 +337,8 @@ def test_there_is_a_line_for_every_family():
 
 
 @pytest.fixture
-def recipes(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    yield runpy.run_path(str(TOOLS / 'recipes.py'), run_name='recipes')
-    for name in ('common', 'transforms'):
-        sys.modules.pop(name, None)
+def recipes(benchmark_script):
+    return benchmark_script('recipes')
 
 
 def test_psnr(recipes):

@@ -1,8 +1,8 @@
 """The backward pass of a 3D convolution with a large kernel and small activations, as matrix products.
 
-In the last stages of a network a kernel has millions of numbers and a clip a few hundred positions. There oneDNN's
-gradient of the kernel hardly gains from a second core: 256 -> 512 3^3 with stride 2 takes 25 ms at 2x8x8 and batch 2,
-two products with a matrix of patches 8 ms (docs/benchmarks.md).
+In the last stages of a network a kernel has millions of numbers and a clip a few hundred positions. There two products
+with a matrix of patches beat oneDNN's gradients on CPU; docs/benchmarks.md has such a layer, 256 -> 512 3^3 with stride
+2 at 4x14x14, where Conv3T takes less time than the convolution although it has a kernel to make.
 """
 from typing import Optional, Tuple
 
@@ -17,7 +17,8 @@ PART = 1 << 21  # patch elements of the clips that are taken together: 8 MB in f
 def pays(x: Tensor, grad: Tensor, kernel: Tensor, groups: int) -> bool:
     """Whether the kernel is large, and at least twice as large as what goes in and out.
 
-    Measured on two cores; with less, oneDNN is as fast. A single clip PyTorch computes by matrix products itself.
+    The limits are rules of thumb from one machine of two cores: with smaller kernels, larger activations or a single
+    clip PyTorch's own gradients were as fast there.
     """
     large = kernel.numel() >= max(1 << 21, 2 * (x.numel() + grad.numel()))
     return large and groups == 1 and len(x) > 1 and x.is_contiguous()
