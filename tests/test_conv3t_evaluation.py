@@ -7,7 +7,7 @@ import torch
 from test_conv3t import GOLDEN, generic_layer, golden_layer
 from torch import nn
 
-from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, factored_conv3t, kernel_cache, packed_conv
+from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, factored_conv3t, kernel_cache, packed_conv, winograd
 
 
 def run(layer, evaluation, x, grad):
@@ -94,7 +94,7 @@ class FakeCpu:
         self.device = torch.device('cpu')
 
 
-def test_auto_follows_its_documented_rule():
+def test_auto_follows_its_documented_rule(monkeypatch):
     x = torch.randn(1, 512, 8, 4, 4)  # 128 positions
     layer = Conv3T(512, 4, 3, padding=1)
     assert layer.prefers_factored(x) and layer.prefers_factored(x[:, :, :1]) and layer.eval().prefers_factored(x)
@@ -107,6 +107,11 @@ def test_auto_follows_its_documented_rule():
     wide, clips = Conv3T(200, 64, 3), torch.empty(3, 200, 1, 1, limit + 1, device='meta')
     for batch in (clips, clips[0]):  # however many clips there are
         assert not wide.prefers_factored(FakeCpu(batch)) and wide.prefers_factored(FakeCpu(batch[..., 1:]))
+    square = Conv3T(256, 256, 3, padding=1)  # where products are saved along time, 30 * 256^2 elements are the limit
+    few, many = torch.empty(2, 256, 4, 14, 14, device='meta'), torch.empty(2, 256, 8, 14, 14, device='meta')
+    assert square.prefers_factored(FakeCpu(few)) and not square.prefers_factored(FakeCpu(many))
+    monkeypatch.setattr(winograd, 'ENABLED', False)
+    assert square.prefers_factored(FakeCpu(many))
     with torch.no_grad():
         assert not small.eval().prefers_factored(x[:, :256])
     for other in (Conv3T(512, 4, 3, stride=2), Conv3T(512, 4, 7, padding=3), Conv3T(512, 4, (1, 3, 3)),

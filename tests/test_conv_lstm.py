@@ -8,7 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tconv_mmaction.layers import ConvLSTM2d, conv_lstm2d
+from tconv_mmaction.layers import ConvLSTM2d, conv_lstm2d, winograd
 
 GOLDEN = golden('conv_lstm_*.npz')
 EXACT = dict(rtol=0, atol=1e-10)
@@ -53,8 +53,10 @@ def test_golden(name):
 @pytest.mark.parametrize('kernel, stride, size', [(5, 2, (11, 14)), (3, 1, (6, 5)), ((3, 5), (1, 3), (7, 8)),
                                                  (1, 1, (1, 1))])
 @pytest.mark.parametrize('chunk_bytes', [1, 5000, 2**23])  # one step, a few steps, all steps at once
-def test_outputs_states_and_gradients_equal_a_naive_loop(kernel, stride, size, chunk_bytes, monkeypatch):
+@pytest.mark.parametrize('outputs', [None, 4])  # the states convolved as they are, and by minimal filtering
+def test_outputs_states_and_gradients_equal_a_naive_loop(kernel, stride, size, chunk_bytes, outputs, monkeypatch):
     monkeypatch.setattr(conv_lstm2d, 'CHUNK_BYTES', chunk_bytes)
+    monkeypatch.setattr(winograd, 'choose', lambda *args: outputs)
     layer = make(kernel=kernel, stride=stride)
     x = clip(2, 3, 5, *size).requires_grad_()
     state = tuple(clip(*layer.state_shape(x)).requires_grad_() for _ in 'hc')
@@ -69,6 +71,70 @@ def test_outputs_states_and_gradients_equal_a_naive_loop(kernel, stride, size, c
         theirs = torch.autograd.grad((y_ref * weights).sum() + c_ref.sum(), wrt)
         for a, b in zip(ours, theirs):
             torch.testing.assert_close(a, b, **EXACT)
+
+
+@pytest.mark.parametrize('used', [('y', ), ('h', ), ('c', ), ('y', 'h', 'c')])
+@pytest.mark.parametrize('wanted', [('x', ), ('weight_hh', ), ('weight_ih', 'bias'), ('h', 'c'), ('c', 'x')])
+def test_any_part_of_the_result_and_of_the_gradients(used, wanted):
+    """What is not used gets no gradient, what is not wanted is left out, and a graph can be gone through twice."""
+    layer, x = make(), clip(2, 3, 4, 7, 6)
+    start = tuple(clip(*layer.state_shape(x)) for _ in 'hc')
+    leaves = dict(layer.named_parameters(), x=x, h=start[0], c=start[1])
+    for name, leaf in leaves.items():
+        leaf.requires_grad_(name in wanted)
+    found = []
+    for run in (layer, lambda x, state: naive(layer, x, *state)):
+        y, (h, c) = run(x, start)
+        results = dict(y=y, h=h, c=c)
+        loss = sum((i + 1) * results[name].square().sum() for i, name in enumerate(used))
+        grads = [torch.autograd.grad(loss, [leaves[name] for name in wanted], retain_graph=again) for again in (1, 0)]
+        for a, b in zip(*grads):
+            torch.testing.assert_close(a, b, **EXACT)
+        found.append(grads[0])
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+def test_the_graph_free_pass_leaves_the_given_state_alone():
+    layer, x = make(), clip(2, 3, 5, 9, 9)
+    start = tuple(clip(*layer.state_shape(x)) for _ in 'hc')
+    before = [s.clone() for s in start]
+    y, last = layer(x, start)
+    with torch.no_grad():
+        again, end = layer(x, start)
+    torch.testing.assert_close((again, *end), (y, *last), **EXACT)
+    torch.testing.assert_close(start, tuple(before), rtol=0, atol=0)
+    assert not again.requires_grad
+
+
+def test_second_derivatives():
+    layer = make(2, 2, 3, 1)
+    x, start = clip(1, 2, 3, 3, 4), tuple(clip(1, 2, 3, 4) for _ in 'hc')
+    values = [t.requires_grad_() for t in (x, *start, *layer.parameters())]
+
+    def outputs(x, h, c, *p):
+        y, (_, last) = torch.func.functional_call(layer, dict(zip(('weight_ih', 'weight_hh', 'bias'), p)),
+                                                  (x, (h, c)))
+        return y, last
+
+    assert torch.autograd.gradgradcheck(outputs, values)
+
+
+def test_large_states_are_filtered_and_stay_close_in_float32(monkeypatch):
+    """As layers choose it: a state of 32 channels and 5x5 filters at 64x64."""
+    torch.manual_seed(0)
+    layer, x = ConvLSTM2d(3, 32, 5, 2), torch.randn(2, 3, 4, 112, 112)
+    used = []
+    add_to = winograd.Winograd.add_to
+    monkeypatch.setattr(winograd.Winograd, 'add_to', lambda *a, **k: used.append(1) or add_to(*a, **k))
+    found = []
+    for enabled in (True, False):
+        monkeypatch.setattr(winograd, 'ENABLED', enabled)
+        y, _ = layer(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))])
+        assert len(used) == 3  # every step but the first, the first time only
+    for filtered, plain in zip(*found):
+        torch.testing.assert_close(filtered, plain, rtol=1e-4, atol=1e-5 * float(plain.detach().abs().max()))
 
 
 def test_gradcheck():
@@ -147,7 +213,7 @@ def test_checkpointing_keeps_states_at_the_borders_only():
         y.sum().backward()  # what was kept was needed until here
     maps = 8 * 10 * 10 * 8  # bytes of one h
     assert kept[4] <= (16 + 4 * 2) * maps  # the output, and h and c at the borders of four segments
-    assert kept[None] >= 16 * (1 + 6) * maps  # the output, and four gates, c and tanh(c) of every step
+    assert kept[None] >= 16 * (1 + 5) * maps  # the output, and four gates and c of every step
 
 
 def test_forget_bias_and_initialisation():

@@ -39,10 +39,12 @@ def test_the_rule():
         return gemm_backward.pays(x, grad, kernel, groups)
 
     assert pays(2, 4, 14) and pays(4, 4, 14) and pays(8, 2, 8)
-    assert not pays(8, 4, 14)  # activations of the kernel's size
+    assert not pays(8, 4, 14)  # 784 positions
     assert not pays(1, 4, 14)  # PyTorch does the same for a single clip
     assert not pays(2, 4, 14, groups=2)
-    assert not pays(2, 2, 7, torch.empty(256, 256, 3, 3, 3, device='meta'))
+    assert not pays(2, 2, 7, torch.empty(128, 256, 3, 3, 3, device='meta'))
+    assert pays(2, 4, 14, torch.empty(256, 256, 3, 3, 3, device='meta'))
+    assert not pays(4, 4, 14, torch.empty(256, 256, 3, 3, 3, device='meta'))
 
 
 @pytest.mark.parametrize('make', [

@@ -18,33 +18,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import gemm_backward
+from . import gemm_backward, winograd
+from .eager import is_eager_cpu
 
 Triple = Tuple[int, int, int]
 
 
 class Workspace:
-    """One tensor, lent to a forward pass until its backward pass is done.
+    """One tensor, lent to every forward pass.
 
-    A second forward pass before that gets a tensor of its own. ``stamp`` counts the loans: a backward pass that comes
-    a second time, after the tensor was lent again, sees that and builds its kernel anew.
+    ``stamp`` counts the loans: a backward pass that finds the tensor lent again since (a layer that is used twice, or
+    with gradient checkpointing) builds its kernel anew.
     """
 
     def __init__(self) -> None:
         self.tensor: Optional[Tensor] = None
-        self.stamp, self.busy = 0, False
+        self.stamp = 0
 
     def borrow(self, shape: Sequence[int], like: Tensor) -> Tensor:
         held = self.tensor
-        if held is None or self.busy or held.shape != tuple(shape) or held.dtype != like.dtype:
+        if held is None or held.shape != tuple(shape) or held.dtype != like.dtype:
             with torch.inference_mode(False):
                 self.tensor = torch.empty(shape, dtype=like.dtype, device=like.device)
-        self.busy = True
         self.stamp += 1
         return self.tensor
 
     def clear(self) -> None:
-        self.__init__()
+        self.tensor = None
 
     def __deepcopy__(self, memo) -> 'Workspace':
         return Workspace()
@@ -60,12 +60,15 @@ class _BuiltKernelConv(torch.autograd.Function):
         kernel = workspace.borrow(rule.shape(*parameters), parameters[0])
         rule.build(kernel, *parameters)
         stride, padding, dilation, groups = geometry
+        outputs = winograd.choose(x.shape, x.dtype, kernel.shape, *geometry)
+        if outputs is not None:
+            return winograd.convolve(x, kernel, outputs, *geometry)
         return F.conv3d(x, kernel, None, stride, padding, dilation, groups)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         x, ctx.workspace, ctx.rule, ctx.geometry, *parameters = inputs
-        ctx.kernel, ctx.stamp = ctx.workspace.tensor, ctx.workspace.stamp
+        ctx.stamp = ctx.workspace.stamp
         ctx.save_for_backward(x, *parameters)
 
     @staticmethod
@@ -81,18 +84,20 @@ class _BuiltKernelConv(torch.autograd.Function):
             for i, value in zip(wanted, found):
                 out[i] = value
             return out[0], None, None, None, *out[1:]
-        kernel = ctx.kernel
-        if ctx.workspace.tensor is kernel and ctx.workspace.stamp != ctx.stamp:  # lent again since
-            kernel = torch.empty_like(kernel)
+        kernel = ctx.workspace.tensor
+        if kernel is None or ctx.workspace.stamp != ctx.stamp:
+            kernel = ctx.workspace.borrow(ctx.rule.shape(*parameters), parameters[0])
             ctx.rule.build(kernel, *parameters)
+            ctx.stamp = ctx.workspace.stamp
         wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4:])
-        if gemm_backward.pays(x, grad, kernel, groups):
+        outputs = winograd.choose(x.shape, x.dtype, kernel.shape, *ctx.geometry)
+        if outputs is not None:
+            grad_x, grad_kernel = winograd.convolve_backward(grad, x, kernel, outputs, *ctx.geometry, *wants)
+        elif gemm_backward.pays(x, grad, kernel, groups):
             grad_x, grad_kernel = gemm_backward.gemm_backward(grad, x, kernel, *ctx.geometry[:3], *wants)
         else:
             grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
                 grad, x, kernel, None, stride, padding, dilation, False, (0, 0, 0), groups, (*wants, False))
-        if ctx.workspace.stamp == ctx.stamp:
-            ctx.workspace.busy = False
         grads = ctx.rule.gradients(grad_kernel, *parameters) if wants[1] else (None, ) * len(parameters)
         return grad_x, None, None, None, *grads
 
@@ -111,11 +116,5 @@ def built_kernel_conv3d(x: Tensor, workspace: Workspace, rule, stride: Triple, p
 
 
 def can_build_in_place(x: Tensor, weight: Tensor) -> bool:
-    """Whether a call is one that :func:`built_kernel_conv3d` is for: a training step on CPU in one floating type.
-
-    Tracing (compile, export, jit), functorch's transforms, autocast and unbatched or empty input go the ordinary way.
-    """
-    return (x.device.type == 'cpu' and x.dim() == 5 and x.shape[0] > 0 and x.dtype == weight.dtype
-            and x.dtype in (torch.float32, torch.float64) and torch.is_grad_enabled()
-            and not torch.is_autocast_enabled('cpu') and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing() and type(x) is Tensor and not torch._C._are_functorch_transforms_active())
+    """Whether a call is one that :func:`built_kernel_conv3d` is for: a training step on CPU in one floating type."""
+    return x.dim() == 5 and x.shape[0] > 0 and torch.is_grad_enabled() and is_eager_cpu(x, weight)

@@ -6,7 +6,7 @@ Neural Networks by Learning Temporal Transformations" (arXiv:2006.15983). The ma
 import torch
 from torch import Tensor, nn
 
-from . import packed_conv
+from . import packed_conv, winograd
 from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
 from .conv_base import ConvBase, without_autocast
 from .factored_conv3t import factored_conv3t
@@ -17,6 +17,7 @@ from .slice_transforms import slice_transforms
 from .temporal_transform import affine_matrix, few_slices, temporal_kernel
 
 LARGE = 1 << 23  # elements of the factored path's activation for one clip: 32 MB in float32
+LARGE_FOR_CHANNELS = 30
 TEMPORAL_PARAMETERS = ('scale', 'rotate', 'translate_x', 'translate_y')
 
 
@@ -114,16 +115,20 @@ class Conv3T(ConvBase):
 
         The factored path does (I + (kT-1)*P) / (I*kT) of the kernel path's multiply-adds, P = kH*kW, but moves an
         activation P times the output. Measured on CPU (docs/benchmarks.md), it wins above 128 input channels per group
-        in training, where the kernel path also pays for the kernel's gradient, unless that activation is large (more
-        than ``LARGE`` elements for one clip), and from 512 channels and 128 positions N*T*H*W on in eval mode, where
-        the kernel is cached. It is never chosen with a spatial stride (it would compute 4 times the positions), on
-        other devices, under autocast, and while torch.compile, torch.export or torch.jit trace.
+        in training, where the kernel path also pays for the kernel's gradient, unless that activation is large for one
+        clip: more than ``LARGE`` elements, or, where the kernel path saves products itself (:mod:`.winograd`), than
+        ``LARGE_FOR_CHANNELS`` times the square of the channels. In eval mode, where the kernel is cached, it wins from
+        512 channels and 128 positions N*T*H*W on. It is never chosen with a spatial stride (it would compute 4 times
+        the positions), on other devices, under autocast, and while torch.compile, torch.export or torch.jit trace.
         """
         depth, height, width = self.kernel_size
         channels, positions = self.in_channels // self.groups, x.numel() // self.in_channels
         if self.training or self._needs_graph():
-            clips = x.shape[0] if x.dim() == 5 else 1
-            pays = channels > 128 and positions * self.out_channels * height * width <= LARGE * clips
+            large, shape, kernel = LARGE, (1, *x.shape)[-5:], (self.out_channels, channels, *self.kernel_size)
+            if not isinstance(self.padding, str) and winograd.choose(
+                    shape, x.dtype, kernel, self.stride, self.padding, self.dilation, self.groups) is not None:
+                large = LARGE_FOR_CHANNELS * channels**2
+            pays = channels > 128 and positions * self.out_channels * height * width <= large * shape[0]
         else:
             pays = channels >= 512 and positions >= 128
         return (pays and depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1) and x.device.type == 'cpu'

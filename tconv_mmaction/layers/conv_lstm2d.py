@@ -11,11 +11,13 @@ import math
 from typing import Any, Callable, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
+from .conv_lstm_steps import Cell, State, steps
+from .conv_lstm_through_time import steps_through_time
+from .eager import is_eager_cpu
 from .registry import register_layer
 
 # W_ih x does not depend on the state, so one convolution makes it for several steps; few large convolutions are
@@ -23,21 +25,6 @@ from .registry import register_layer
 # 8 MiB is a core's share of the last-level cache of today's servers. It also keeps every buffer far below the 2^31
 # elements at which convolution libraries stop, however long the clip is.
 CHUNK_BYTES = 8 * 2**20
-
-State = Tuple[Tensor, Tensor]
-
-
-def lstm_update(gates: Tensor, c: Optional[Tensor]) -> State:
-    """The elementwise part of a step: ``gates (N, 4F, H, W)`` and ``c (N, F, H, W)``, or None for zeros, to (h, c).
-
-    ``c`` is a sum over all steps, so it is kept in float32 or better; h has the dtype of the gates.
-    """
-    i, f, g, o = gates.chunk(4, dim=1)
-    new = (torch.sigmoid(i) * torch.tanh(g)).to(torch.promote_types(gates.dtype, torch.float32))
-    if c is not None:
-        new = torch.sigmoid(f) * c + new
-    return (torch.sigmoid(o) * torch.tanh(new)).to(gates.dtype), new
-
 
 @register_layer
 class ConvLSTM2d(nn.Module):
@@ -124,47 +111,38 @@ class ConvLSTM2d(nn.Module):
                                  f'{self.state_shape(x)}, got {tuple(value.shape)}. A state belongs to the stream it '
                                  'came from; pass None to start another.')
 
-    def _run(self, frames: Tensor, state: Optional[State], after: Optional[Callable[[Tensor], Any]],
-             skip_first: bool) -> Tuple[list, State]:
-        """``frames (T, N, C, H, W)``, one chunk after the other."""
-        h, c = state if state is not None else (None, None)
-        chunks = [frames]
+    def _run(self, frames: Tensor, state: Optional[State],
+             after: Optional[Callable[[Tensor], Any]]) -> Tuple[Any, State]:
+        """``frames (T, N, C, H, W)``: outputs, a tensor (T, N, F, H', W') or a list of T of what ``after`` gives."""
+        cell = Cell(self.weight_ih, self.weight_hh, self.bias, self.stride, self.padding)
+        together = len(frames)
         # the number of chunks depends on the batch, and would tie an exported program to one batch size
         if not (torch.jit.is_tracing() or getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)()):
             per_step = 4 * math.prod(self.state_shape(frames[0])) * frames.element_size()
-            chunks = frames.split(max(1, CHUNK_BYTES // max(1, per_step)))
-        outputs = []
-        for chunk in chunks:
-            gates = F.conv2d(chunk.flatten(0, 1), self.weight_ih, self.bias, self.stride, self.padding)
-            for step in gates.unflatten(0, (len(chunk), -1)).unbind():  # one backward node, not one per slice
-                if h is not None:
-                    step = step + F.conv2d(h, self.weight_hh, None, 1, self.padding)
-                elif not skip_first:
-                    zeros = step.new_zeros(step.shape[0], self.hidden_channels, *step.shape[2:])
-                    step = step + F.conv2d(zeros, self.weight_hh, None, 1, self.padding)
-                h, c = lstm_update(step, c)
-                outputs.append(h if after is None else after(h))
-        return outputs, (h, c)
+            together = max(1, CHUNK_BYTES // max(1, per_step))
+        if frames.shape[1] > 0 and is_eager_cpu(frames, self.weight_hh) and (
+                state is None or all(s.dtype == frames.dtype for s in state)):
+            outputs, state = steps_through_time(cell, frames, state, together)
+            return outputs if after is None else [after(h) for h in outputs.unbind()], state
+        outputs, state = steps(cell, frames, state, together, after)
+        return torch.stack(outputs) if after is None else outputs, state
 
     def unroll(self, x: Tensor, state: Optional[State] = None,
-               after: Optional[Callable[[Tensor], Any]] = None) -> Tuple[list, State]:
-        """The output of every step as a list, each passed through ``after`` first, and the state.
+               after: Optional[Callable[[Tensor], Any]] = None) -> Tuple[Any, State]:
+        """The outputs and the state: a tensor (T, N, F, H', W'), or a list of what ``after`` made of every step's.
 
         What ``after`` (tensor in; tensor or tuple of tensors out) computes is checkpointed with the steps. It is run
         again in the backward pass, so it must not change anything outside.
         """
         self._check(x, state)
         frames = x.permute(2, 0, 1, 3, 4)  # T, N, C, H, W
-        # W_hh 0 = 0, so the first step of a stream needs no convolution; but a clip of one step alone would leave
-        # weight_hh without a gradient, at which DistributedDataParallel stops.
-        skip_first = len(frames) > 1
         if self.checkpoint_steps is None or not torch.is_grad_enabled():
-            return self._run(frames, state, after, skip_first)
-        outputs = []
+            return self._run(frames, state, after)
+        parts = []
         for segment in frames.split(self.checkpoint_steps):
-            part, state = checkpoint(self._run, segment, state, after, skip_first, use_reentrant=False)
-            outputs += part
-        return outputs, state
+            part, state = checkpoint(self._run, segment, state, after, use_reentrant=False)
+            parts.append(part)
+        return torch.cat(parts) if after is None else [y for part in parts for y in part], state
 
     def forward(self, x: Tensor, state: Optional[State] = None) -> Tuple[Tensor, State]:
         """(N, C, T, H, W) -> (N, F, T, H', W') and the state (h, c), each (N, F, H', W').
@@ -175,7 +153,7 @@ class ConvLSTM2d(nn.Module):
                 call on the whole. For truncated back-propagation, detach both tensors in between.
         """
         outputs, state = self.unroll(x, state)
-        return torch.stack(outputs).permute(1, 2, 0, 3, 4), state  # in memory T, N, F, H', W', as the next layer reads
+        return outputs.permute(1, 2, 0, 3, 4), state  # in memory T, N, F, H', W', as the next layer reads
 
     def extra_repr(self) -> str:
         text = f'{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}, stride={self.stride}'

@@ -11,17 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Triple = Tuple[int, int, int]
+LEAST = 3 << 19
+PER_POSITION = 1 << 13
 PART = 1 << 21  # patch elements of the clips that are taken together: 8 MB in float32
 
 
 def pays(x: Tensor, grad: Tensor, kernel: Tensor, groups: int) -> bool:
-    """Whether the kernel is large, and at least twice as large as what goes in and out.
+    """Whether the kernel is large, and larger than ``PER_POSITION`` numbers for each position of the output.
 
-    The limits are rules of thumb from one machine of two cores: with smaller kernels, larger activations or a single
-    clip PyTorch's own gradients were as fast there.
+    The limits are where it began to pay on two cores: tools/benchmarks/inner_paths.py. A single clip, as a rule, has
+    PyTorch's own gradients as fast.
     """
-    large = kernel.numel() >= max(1 << 21, 2 * (x.numel() + grad.numel()))
-    return large and groups == 1 and len(x) > 1 and x.is_contiguous()
+    positions = grad.numel() // grad.shape[1]
+    large = kernel.numel() >= max(LEAST, PER_POSITION * positions)
+    return large and groups == 1 and len(x) > 1
 
 
 def gemm_backward(grad: Tensor, x: Tensor, kernel: Tensor, stride: Triple, padding: Triple, dilation: Triple,

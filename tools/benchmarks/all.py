@@ -22,7 +22,7 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 FOLDER = Path(__file__).parent
 # what each script is given when nothing else is said; masks' default of 300 iterations takes an hour on two cores
 SCRIPTS: Dict[str, List[str]] = {
-    'conv3t': [], 'evaluation_paths': [], 'multi_branch': ['--rounds', '5'], 'conv_lstm': ['--rounds', '5'],
+    'conv3t': [], 'evaluation_paths': [], 'inner_paths': [], 'multi_branch': ['--rounds', '5'], 'conv_lstm': ['--rounds', '5'],
     'models': ['--rounds', '5'], 'masks': ['--iterations', '60'], 'transforms': [], 'growth': [],
     'recipes': ['--rounds', '5'],
 }

@@ -1,0 +1,214 @@
+"""A convolution by minimal filtering along its first axis: time of a clip, the rows of a frame.
+
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv:1509.09308). m outputs of a filter of k taps
+take m k products; the polynomial product behind them takes n = m + k - 1, the number of points that determine it. Each
+of the n products is a convolution along the other axes:
+
+    y[m t : m t + m] = A^T sum_c (G w)[o, c] * (B^T x[m t : m t + n])[c]
+
+With m = 4, a kernel of 3 frames takes 6 of 12 multiplications, one of 5 takes 8 of 20. Only one axis is transformed:
+that keeps the output's error within three times a direct convolution's, and every result within 7e-6 of its largest
+entry (tests/test_winograd.py), where each further axis would multiply the error.
+"""
+import functools
+import math
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+POINTS = (0., 1., -1., .5, -2., 2., -.5)  # and infinity; of several tried, those and the order that round least
+MAX_POINTS = len(POINTS) + 1
+ENABLED = True  # False: always the convolution itself, with its own rounding
+# the limits of choose()
+LEAST_SAVED = 400  # products per output
+LEAST_WORK = 5 * 10**8  # products of the convolution
+CACHED = 1 << 21  # elements of all transformed kernels
+LEAST_POSITIONS = 1024
+PART = 1 << 22  # elements of the products that are made together
+
+
+@functools.cache
+def matrices(outputs: int, taps: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """A^T (m, n), G (n, k) and B^T (n, n) in float64: y = A^T ((G w) * (B^T x)) is the correlation of x and w."""
+    n = outputs + taps - 1
+    points = torch.tensor(POINTS[:n - 1], dtype=torch.float64)
+
+    def evaluate(degree: int) -> Tensor:
+        at_infinity = torch.zeros(1, degree, dtype=torch.float64)
+        at_infinity[0, -1] = 1
+        return torch.cat([torch.vander(points, degree, increasing=True), at_infinity])
+
+    return evaluate(outputs).T, evaluate(taps), torch.linalg.inv(evaluate(n)).T
+
+
+@functools.cache
+def best_tile(length: int, taps: int, padding: int) -> Tuple[int, float]:
+    """The m with the fewest products, the least of equals, and their share of a convolution's products.
+
+    Args:
+        length: of the input. A convolution leaves out the taps that see its padding; a tile does not.
+    """
+    outputs = length + 2 * padding - taps + 1
+    direct = sum(0 <= t + j - padding < length for t in range(outputs) for j in range(taps))
+    products = {m: -(-outputs // m) * (m + taps - 1) for m in range(1, MAX_POINTS - taps + 2)}
+    best = min(products, key=products.__getitem__)
+    return best, products[best] / max(1, direct)
+
+
+def choose(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stride: Sequence[int],
+           padding: Sequence[int], dilation: Sequence[int], groups: int = 1) -> Optional[int]:
+    """m, where minimal filtering takes less time than the convolution on CPU, forward and backward; None elsewhere.
+
+    It saves products, as many per output as channels, taps and m make, and costs transforms of the input and output:
+    a number of operations whatever their size, and some per position and channel. Kernels too large for the cache are
+    read from memory n times, which takes positions to be worth it. The limits are where it began to pay on two cores:
+    tools/benchmarks/inner_paths.py. Only float32 has a fast convolution there that it could use.
+
+    Args:
+        shape, dtype: of the input ``(N, C, A, ...)``.
+        kernel: the shape ``(O, C/groups, k, ...)``.
+    """
+    out_channels, channels, taps, *others = kernel
+    count, _, size, *rest = shape
+    length = size + 2 * padding[0] - taps + 1
+    if not (ENABLED and dtype == torch.float32 and torch.backends.mkldnn.is_available() and groups == 1
+            and stride[0] == dilation[0] == 1 and 3 <= taps < MAX_POINTS and length > 1):
+        return None
+    outputs, part = best_tile(size, taps, padding[0])
+    area = math.prod(others)
+    positions = count * length * math.prod(-(-n // s) for n, s in zip(rest, stride[1:]))
+    saved = (1 - part) * taps * area * 2 * channels * out_channels / (channels + out_channels)
+    if saved < LEAST_SAVED or positions * math.prod(kernel) < LEAST_WORK:
+        return None
+    transformed = (outputs + taps - 1) * out_channels * channels * area
+    return outputs if transformed <= CACHED or positions >= LEAST_POSITIONS else None
+
+
+class Winograd:
+    """One convolution with stride and dilation 1 along its first axis, applied once or many times.
+
+    Args:
+        weight: ``(O, C/groups, k, ...)``.
+        outputs: m, with m + k - 1 at most :data:`MAX_POINTS`.
+        stride, padding, dilation: of every axis.
+    """
+
+    def __init__(self, weight: Tensor, outputs: int, stride: Sequence[int], padding: Sequence[int],
+                 dilation: Sequence[int], groups: int = 1) -> None:
+        self.outputs, self.taps, self.pad = outputs, weight.shape[2], padding[0]
+        self.geometry = (stride, (0, *padding[1:]), dilation, False, (0, ) * len(stride), groups)
+        self.synthesis, self.of_kernel, self.analysis = (m.to(weight) for m in matrices(outputs, self.taps))
+        self.points = len(self.analysis)
+        self.kernels = torch.mm(self.of_kernel, weight.movedim(2, 0).reshape(self.taps, -1)).view(
+            self.points, *weight.shape[:2], 1, *weight.shape[3:])  # G w
+        self._buffers: Dict[str, Tensor] = {}
+
+    def _buffer(self, name: str, *shape: int) -> Tensor:
+        """An uninitialised tensor that later calls get again: fresh memory costs more than what is done with it."""
+        held = self._buffers.get(name)
+        if held is None or held.shape != shape:
+            held = self._buffers[name] = self.kernels.new_empty(shape)
+        return held
+
+    def _rows(self, length: int, tiles: int) -> Iterator[Tuple[int, slice, slice]]:
+        """For each point j: the tiles whose j-th row is within the input's ``length``, and which rows those are."""
+        for j in range(self.points):
+            first = max(0, -(-(self.pad - j) // self.outputs))
+            end = max(first, min(tiles, (length - 1 + self.pad - j) // self.outputs + 1))
+            start = self.outputs * first + j - self.pad
+            yield j, slice(first, end), slice(start, start + self.outputs * (end - first), self.outputs)
+
+    def _analyse(self, x: Tensor) -> Tensor:
+        """B^T x for every tile: (N, C, A, ...) to (n, N, C, tiles, ...)."""
+        count, channels, length, *rest = x.shape
+        tiles = -(-(length + 2 * self.pad - self.taps + 1) // self.outputs)
+        windows = self._buffer('windows', self.points, count, channels, tiles, *rest)
+        for j, inside, rows in self._rows(length, tiles):
+            windows[j, :, :, :inside.start].zero_()
+            windows[j, :, :, inside].copy_(x[:, :, rows])
+            windows[j, :, :, inside.stop:].zero_()
+        out = self._buffer('analysed', *windows.shape)
+        torch.mm(self.analysis, windows.flatten(1), out=out.flatten(1))
+        return out
+
+    def _tiles(self, full: Tensor, tiled: Tensor) -> Iterator[Tuple[Tensor, Tensor]]:
+        """Views of the same outputs in (N, O, A', ...) and in (m, N, O, tiles, ...), for each of m."""
+        for a in range(min(self.outputs, full.shape[2])):
+            part = full[:, :, a::self.outputs]
+            yield part, tiled[a, :, :, :part.shape[2]]
+
+    def add_to(self, out: Tensor, x: Tensor, replace: bool = False) -> Tensor:
+        """Add the convolution of ``x (N, C, A, ...)`` to ``out (N, O, A', ...)``, or put it there."""
+        products = torch.stack([torch.ops.aten.convolution(part, kernel, None, *self.geometry)
+                                for part, kernel in zip(self._analyse(x), self.kernels)])
+        y = self._buffer('outputs', self.outputs, *products.shape[1:])
+        torch.mm(self.synthesis, products.flatten(1), out=y.flatten(1))
+        for target, source in self._tiles(out, y):
+            target.copy_(source) if replace else target.add_(source)
+        return out
+
+    def backward(self, grad: Tensor, x: Tensor, wants_x: bool, grad_kernels: Optional[Tensor]) -> Optional[Tensor]:
+        """The gradient of ``x``, if wanted, from that of the output; what is due to the kernels is added to
+        ``grad_kernels``, zeros like :attr:`kernels` at first, unless it is None."""
+        count, channels, length, *rest = grad.shape
+        tiles = -(-length // self.outputs)
+        of_outputs = self._buffer('outputs', self.outputs, count, channels, tiles, *rest)
+        if length % self.outputs:
+            of_outputs[length % self.outputs:, :, :, -1].zero_()
+        for source, target in self._tiles(grad, of_outputs):
+            target.copy_(source)
+        of_products = self._buffer('products', self.points, *of_outputs.shape[1:])
+        torch.mm(self.synthesis.T, of_outputs.flatten(1), out=of_products.flatten(1))
+        parts: List[Tensor] = []
+        for i, part in enumerate(self._analyse(x)):
+            of_part, of_kernel, _ = torch.ops.aten.convolution_backward(
+                of_products[i], part, self.kernels[i], None, *self.geometry, (wants_x, grad_kernels is not None, False))
+            parts.append(of_part)
+            if grad_kernels is not None:
+                grad_kernels[i].add_(of_kernel)
+        if not wants_x:
+            return None
+        windows = self._buffer('windows', self.points, *parts[0].shape)
+        torch.mm(self.analysis.T, torch.stack(parts).flatten(1), out=windows.flatten(1))
+        grad_x = torch.zeros_like(x)
+        for j, inside, rows in self._rows(x.shape[2], tiles):  # the tiles overlap: each row was in several
+            grad_x[:, :, rows].add_(windows[j, :, :, inside])
+        return grad_x
+
+    def weight_gradient(self, grad_kernels: Tensor) -> Tensor:
+        """The gradient of ``weight`` from that of :attr:`kernels`."""
+        shape = grad_kernels.shape
+        flat = torch.mm(self.of_kernel.T, grad_kernels.flatten(1))
+        return flat.view(self.taps, *shape[1:3], *shape[4:]).movedim(0, 2)
+
+
+def convolve(x: Tensor, weight: Tensor, outputs: int, stride: Sequence[int], padding: Sequence[int],
+             dilation: Sequence[int], groups: int = 1) -> Tensor:
+    """``conv(x, weight, None, stride, padding, dilation, groups)`` by minimal filtering of m = ``outputs``."""
+    conv = Winograd(weight, outputs, stride, padding, dilation, groups)
+    sizes = [(size + 2 * p - d * (k - 1) - 1) // s + 1
+             for size, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation)]
+    out = x.new_empty(len(x), len(weight), *sizes)
+    if x.dim() == 5 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d):
+        out = out.contiguous(memory_format=torch.channels_last_3d)
+    for part, target in zip(*_parts(conv, x, out)):
+        conv.add_to(target, part, replace=True)
+    return out
+
+
+def convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, outputs: int, stride: Sequence[int],
+                      padding: Sequence[int], dilation: Sequence[int], groups: int, wants_x: bool,
+                      wants_weight: bool) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    """The gradients of ``x`` and ``weight`` of :func:`convolve` from that of its output, or None."""
+    conv = Winograd(weight, outputs, stride, padding, dilation, groups)
+    grad_kernels = torch.zeros_like(conv.kernels) if wants_weight else None
+    parts = [conv.backward(of_part, part, wants_x, grad_kernels) for part, of_part in zip(*_parts(conv, x, grad))]
+    return torch.cat(parts) if wants_x else None, conv.weight_gradient(grad_kernels) if wants_weight else None
+
+
+def _parts(conv: Winograd, x: Tensor, out: Tensor) -> Tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """``x`` and ``out`` in parts of so many clips that what lies between them stays small."""
+    per_clip = max(x[0].numel(), out[0].numel()) * conv.points // conv.outputs
+    together = max(1, PART // max(1, per_clip))
+    return x.split(together), out.split(together)

@@ -1,0 +1,177 @@
+"""Ways of computing one convolution in a training step: whether a layer takes the faster one.
+
+    python tools/benchmarks/inner_paths.py --out-dir docs/benchmarks
+    python tools/benchmarks/inner_paths.py --out-dir docs/benchmarks --cases winograd   # the other rows stay
+
+Three choices are made inside the layers, from shapes alone. Each is timed here around its limits, forward and backward,
+against PyTorch's own convolution, with the same kernel:
+
+* winograd: minimal filtering along time, and along the rows of a C-LSTM's state (``layers.winograd.choose``). It
+  rounds otherwise than the convolution: ``error`` is the root mean square of output's error against float64, over that
+  of the convolution.
+* products: the backward pass as matrix products, where the kernel is large (``layers.gemm_backward.pays``). The forward
+  pass is the convolution's, so the ratio is of the backward pass alone.
+* chunk: how many clips ``Conv3T`` takes together without its kernel (``layers.factored_conv3t.CHUNK_ELEMENTS``); the
+  peer takes all clips together.
+
+``chosen`` is whether the layers take it there, and ``choice_is`` whether that was the faster of the two, the slower, or
+even, where 1 is within the ratio's quartiles.
+"""
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import add_cases, asked_cases, interleave, parser, report, rows_against, step
+
+from tconv_mmaction.layers import Conv3T, factored_conv3t, gemm_backward, winograd
+
+
+class Shape(NamedTuple):
+    """A convolution without padding losses: ``size`` is (T, H, W) of a clip, or (H, W) of a state."""
+    in_channels: int
+    out_channels: int
+    kernel: Tuple[int, ...]
+    batch: int
+    size: Tuple[int, ...]
+    stride: int = 1
+
+    def __str__(self) -> str:
+        sizes = ['x'.join(map(str, values)) for values in (self.kernel, self.size)]
+        return (f'{self.in_channels}->{self.out_channels} {sizes[0]}{f" /{self.stride}" if self.stride > 1 else ""} @ '
+                f'{sizes[1]}, batch {self.batch}')
+
+    def tensors(self, device: str) -> Tuple[torch.Tensor, torch.Tensor]:
+        """The input and a kernel that keeps its size."""
+        torch.manual_seed(0)
+        x = torch.randn(self.batch, self.in_channels, *self.size, device=device)
+        weight = torch.randn(self.out_channels, self.in_channels, *self.kernel, device=device)
+        return x, weight / (self.in_channels * np.prod(self.kernel))**0.5
+
+    def geometry(self) -> Tuple[tuple, tuple, tuple, int]:
+        """Stride, padding, dilation, groups."""
+        axes = len(self.kernel)
+        return (self.stride, ) * axes, tuple(k // 2 for k in self.kernel), (1, ) * axes, 1
+
+
+CUBE, FIVE = (3, 3, 3), (5, 5)
+SHAPES: Dict[str, List[Shape]] = {
+    'winograd': [
+        Shape(16, 32, CUBE, 2, (8, 28, 28)), Shape(64, 64, CUBE, 2, (8, 28, 28)), Shape(64, 64, CUBE, 8, (8, 28, 28)),
+        Shape(64, 64, CUBE, 2, (4, 28, 28)), Shape(64, 64, CUBE, 2, (2, 28, 28)), Shape(64, 64, CUBE, 2, (4, 14, 14)),
+        Shape(96, 128, CUBE, 2, (8, 14, 14)), Shape(128, 128, CUBE, 2, (4, 28, 28)),
+        Shape(256, 256, CUBE, 2, (4, 7, 7)), Shape(256, 256, CUBE, 1, (32, 14, 14)),
+        Shape(512, 512, CUBE, 2, (8, 7, 7)), Shape(512, 512, (5, 3, 3), 1, (32, 7, 7)),
+        Shape(512, 512, (5, 1, 1), 1, (32, 7, 7)), Shape(512, 512, (5, 1, 1), 2, (8, 7, 7)),
+        Shape(512, 512, (3, 1, 1), 1, (32, 7, 7)), Shape(64, 64, (3, 1, 1), 2, (8, 56, 56)),
+        Shape(16, 64, FIVE, 2, (112, 112)), Shape(32, 128, FIVE, 2, (112, 112)), Shape(32, 128, FIVE, 2, (56, 56)),
+        Shape(32, 128, FIVE, 4, (32, 32)), Shape(32, 128, FIVE, 2, (28, 28)), Shape(64, 256, (3, 3), 2, (56, 56)),
+    ],
+    'products': [
+        Shape(64, 64, CUBE, 2, (2, 28, 28)), Shape(128, 256, CUBE, 2, (4, 28, 28), 2),
+        Shape(256, 256, CUBE, 2, (2, 14, 14)), Shape(256, 512, CUBE, 2, (4, 14, 14), 2),
+        Shape(256, 512, CUBE, 1, (4, 14, 14), 2), Shape(512, 512, CUBE, 2, (2, 7, 7)),
+        Shape(512, 512, CUBE, 2, (4, 7, 7)), Shape(512, 512, CUBE, 8, (4, 7, 7)),
+        Shape(512, 512, (5, 3, 3), 2, (4, 7, 7)), Shape(512, 512, (5, 1, 1), 2, (4, 7, 7)),
+    ],
+    'chunk': [
+        Shape(256, 256, CUBE, 2, (4, 14, 14)), Shape(256, 256, CUBE, 8, (2, 14, 14)),
+        Shape(512, 512, CUBE, 8, (2, 7, 7)), Shape(512, 512, CUBE, 8, (8, 7, 7)),
+    ],
+}
+QUICK = [SHAPES['winograd'][1], SHAPES['products'][5]]
+
+
+def verdict(ratios: np.ndarray, chosen: bool) -> str:
+    """'faster', 'slower' or 'even': how the choice did, where ``ratios`` are of what may be chosen over its peer."""
+    low, high = np.percentile(ratios, [25, 75])
+    if low <= 1 <= high:
+        return 'even'
+    return 'faster' if (high < 1) == chosen else 'slower'
+
+
+def backward(shape: Shape, x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor) -> Callable[[], tuple]:
+    """PyTorch's gradients of input and kernel, to be timed."""
+    stride, padding, dilation, groups = shape.geometry()
+    return lambda: torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, (True, True, False))
+
+
+def of_winograd(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
+    x, weight = shape.tensors(device)
+    geometry = shape.geometry()
+    chosen = winograd.choose(x.shape, x.dtype, weight.shape, *geometry)
+    outputs = chosen or winograd.best_tile(shape.size[0], shape.kernel[0], geometry[1][0])[0]
+    conv = F.conv3d if len(shape.size) == 3 else F.conv2d
+    exact = conv(x.double(), weight.double(), None, *geometry)
+    plain, ours = conv(x, weight, None, *geometry), winograd.convolve(x, weight, outputs, *geometry)
+    rounding = [(y - exact).square().mean().sqrt() for y in (ours, plain)]
+    grad = torch.randn_like(plain)
+    gradients = backward(shape, x, weight, grad)
+
+    def convolution():
+        conv(x, weight, None, *geometry)
+        gradients()
+
+    def filtered():
+        winograd.convolve(x, weight, outputs, *geometry)
+        winograd.convolve_backward(grad, x, weight, outputs, *geometry, True, True)
+
+    return (dict(convolution=convolution, winograd=filtered), chosen is not None,
+            dict(error=round(float(rounding[0] / rounding[1]), 2)))
+
+
+def of_products(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
+    x, weight = shape.tensors(device)
+    geometry = shape.geometry()
+    grad = torch.randn_like(F.conv3d(x, weight, None, *geometry))
+    return (dict(convolution=backward(shape, x, weight, grad),
+                 products=lambda: gemm_backward.gemm_backward(grad, x, weight, *geometry[:3], True, True)),
+            gemm_backward.pays(x, grad, weight, 1), dict(error=''))
+
+
+def of_chunk(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
+    x, _ = shape.tensors(device)
+    layer = Conv3T(shape.in_channels, shape.out_channels, 3, padding=1, bias=False, evaluation='factored').to(device)
+    x.requires_grad_()
+    run = step(layer, x, torch.randn_like(layer(x)))
+    size = factored_conv3t.CHUNK_ELEMENTS
+
+    def together():
+        factored_conv3t.CHUNK_ELEMENTS = 1 << 60
+        try:
+            run()
+        finally:
+            factored_conv3t.CHUNK_ELEMENTS = size
+
+    return dict(together=together, chunks=run), True, dict(error='')
+
+
+PARTS: Dict[str, Tuple[Callable, str]] = {
+    'winograd': (of_winograd, 'convolution'), 'products': (of_products, 'convolution'), 'chunk': (of_chunk, 'together')}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    options = parser(__doc__)
+    options.set_defaults(rounds=9)
+    add_cases(options, list(PARTS), ['winograd', 'products'])
+    args = options.parse_args(argv)
+    if args.quick:
+        args.rounds = min(args.rounds, 3)
+    rows: List[dict] = []
+    for case in asked_cases(args, list(PARTS), ['winograd', 'products']):
+        make, peer = PARTS[case]
+        for shape in SHAPES[case]:
+            if args.quick and shape not in QUICK:
+                continue
+            candidates, chosen, more = make(shape, args.device)
+            seconds = interleave(candidates, args.rounds, args.device, warmup=2)
+            name = next(key for key in candidates if key != peer)
+            choice_is = verdict(seconds[name] / seconds[peer], chosen)
+            rows += [{**row, **more, 'chosen': 'yes' if chosen else 'no', 'choice_is': choice_is,
+                      'rounds': args.rounds} for row in rows_against(peer, seconds, case=case, layer=str(shape))]
+    report('inner_paths', rows, args, list(PARTS))
+
+
+if __name__ == '__main__':
+    main()
