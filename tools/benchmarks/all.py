@@ -22,9 +22,9 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 FOLDER = Path(__file__).parent
 # what each script is given when nothing else is said; masks' default of 300 iterations takes an hour on two cores
 SCRIPTS: Dict[str, List[str]] = {
-    'conv3t': [], 'evaluation_paths': [], 'inner_paths': [], 'multi_branch': ['--rounds', '5'], 'conv_lstm': ['--rounds', '5'],
-    'models': ['--rounds', '5'], 'masks': ['--iterations', '60'], 'transforms': [], 'growth': [],
-    'recipes': ['--rounds', '5'],
+    'conv3t': [], 'evaluation_paths': [], 'inner_paths': [], 'multi_branch': ['--rounds', '5'],
+    'conv_lstm': ['--rounds', '5'], 'models': ['--rounds', '5'], 'masks': ['--iterations', '60'], 'transforms': [],
+    'growth': [], 'recipes': ['--rounds', '5'],
 }
 # and with --quick: bfloat16 takes long on a CPU that has no instructions for it, decoding is in 'transforms'
 QUICK: Dict[str, List[str]] = {
