@@ -92,7 +92,7 @@ def test_rounding(kernel, size):
     inputs = x.detach(), weight, 4, *geometry
     found.append([convolve(*inputs), *convolve_backward(grad, *inputs, True, True)])
     errors = [[float((t - exact).square().mean().sqrt()) for t in (ours, plain)] for exact, plain, ours in zip(*found)]
-    assert errors[0][0] <= 3 * errors[0][1]  # of the output
+    assert errors[0][0] <= 4 * errors[0][1]  # of the output
     assert errors[2][0] <= 12 * errors[2][1]  # of the kernel's gradient, which oneDNN sums more exactly than the rest
     for exact, _, ours in zip(*found):
         assert (ours - exact).abs().max() <= 7e-6 * exact.abs().max()

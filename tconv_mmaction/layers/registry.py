@@ -7,7 +7,10 @@ from mmaction.registry import MODELS
 from mmengine.registry import MODELS as ROOT_MODELS
 
 
-def register_layer(cls: type) -> type:
-    """Class decorator: make ``dict(type=cls.__name__)`` build in mmaction2's scope and outside any scope."""
-    ROOT_MODELS.register_module(module=cls)
-    return MODELS.register_module(module=cls)
+def register_layer(cls: type, force: bool = False) -> type:
+    """Class decorator: make ``dict(type=cls.__name__)`` build in mmaction2's scope and outside any scope.
+
+    ``force`` replaces a class of that name, as a script needs that may run twice in one process.
+    """
+    ROOT_MODELS.register_module(module=cls, force=force)
+    return MODELS.register_module(module=cls, force=force)

@@ -7,7 +7,7 @@ of the n products is a convolution along the other axes:
     y[m t : m t + m] = A^T sum_c (G w)[o, c] * (B^T x[m t : m t + n])[c]
 
 With m = 4, a kernel of 3 frames takes 6 of 12 multiplications, one of 5 takes 8 of 20. Only one axis is transformed:
-that keeps the output's error within three times a direct convolution's, and every result within 7e-6 of its largest
+that keeps the output's error within four times a direct convolution's, and every result within 7e-6 of its largest
 entry (tests/test_winograd.py), where each further axis would multiply the error.
 """
 import functools

@@ -22,7 +22,7 @@ import math
 import random
 import sys
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
@@ -49,7 +49,7 @@ from tconv_mmaction.layers.registry import register_layer
 from tconv_mmaction.utils.atomic import atomic_open, atomic_write_text
 
 
-@register_layer
+@partial(register_layer, force=True)
 class RegularizedConv3d(MultiBranchConv3d):
     """The paper's single filter with a weight on its average: one branch, as long as the layer's kernel."""
 
