@@ -41,7 +41,9 @@ class _Recurrence:
         if self.fast is not None:
             if wants_weight and self.total is None:
                 self.total = torch.zeros_like(self.fast.kernels)
-            return self.fast.backward(grad, h, wants_h, self.total)
+            grad_h = torch.empty_like(h) if wants_h else None
+            self.fast.backward(grad, h, grad_h, self.total)
+            return grad_h
         if not (wants_h or wants_weight):
             return None
         grad_h, grad_weight, _ = torch.ops.aten.convolution_backward(

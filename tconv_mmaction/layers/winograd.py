@@ -12,7 +12,8 @@ entry (tests/test_winograd.py), where each further axis would multiply the error
 """
 import functools
 import math
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+import threading
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -25,7 +26,8 @@ LEAST_SAVED = 400  # products per output
 LEAST_WORK = 5 * 10**8  # products of the convolution
 CACHED = 1 << 21  # elements of all transformed kernels
 LEAST_POSITIONS = 1024
-PART = 1 << 22  # elements of the products that are made together
+PART = 1 << 21  # elements of the products that are made together
+KEPT = 1 << 23  # elements of one tensor that is held between calls
 
 
 @functools.cache
@@ -85,6 +87,41 @@ def choose(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stri
     return outputs if transformed <= CACHED or positions >= LEAST_POSITIONS else None
 
 
+class _Scratch(threading.local):
+    """Memory for what lives within one call, lent again to the next: fresh memory costs more than what is done in it.
+
+    All layers of a thread share it; a tensor of more than ``KEPT`` elements is not held.
+    """
+
+    def __init__(self) -> None:
+        self.held: Dict[Tuple[str, torch.dtype], Tensor] = {}
+
+    def borrow(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+        """An uninitialised tensor on the CPU. One of the same name must not be in use."""
+        count = math.prod(shape)
+        tensor = self.held.get((name, dtype))
+        if tensor is None or tensor.numel() < count:
+            with torch.inference_mode(False):
+                tensor = torch.empty(count, dtype=dtype)
+            if count <= KEPT:
+                self.held[name, dtype] = tensor
+        return tensor[:count].view(shape)
+
+
+_scratch = _Scratch()
+
+
+def _turn(part: Tensor) -> Callable[[Tensor], Tensor]:
+    """What to do with tiles ``(N, C, tiles, ...)`` before a convolution, and after it.
+
+    PyTorch leaves a single small input to a slow convolution (``use_mkldnn`` in its ATen/native/Convolution.cpp), but
+    not a batch: the tiles of a single clip are made one.
+    """
+    if part.shape[0] == 1 and part.shape[2] > 1 and math.prod(part.shape[:4]) <= 20480:
+        return lambda tensor: tensor.transpose(0, 2)
+    return lambda tensor: tensor
+
+
 class Winograd:
     """One convolution with stride and dilation 1 along its first axis, applied once or many times.
 
@@ -102,14 +139,9 @@ class Winograd:
         self.points = len(self.analysis)
         self.kernels = torch.mm(self.of_kernel, weight.movedim(2, 0).reshape(self.taps, -1)).view(
             self.points, *weight.shape[:2], 1, *weight.shape[3:])  # G w
-        self._buffers: Dict[str, Tensor] = {}
 
     def _buffer(self, name: str, *shape: int) -> Tensor:
-        """An uninitialised tensor that later calls get again: fresh memory costs more than what is done with it."""
-        held = self._buffers.get(name)
-        if held is None or held.shape != shape:
-            held = self._buffers[name] = self.kernels.new_empty(shape)
-        return held
+        return _scratch.borrow(name, self.kernels.dtype, shape)
 
     def _rows(self, length: int, tiles: int) -> Iterator[Tuple[int, slice, slice]]:
         """For each point j: the tiles whose j-th row is within the input's ``length``, and which rows those are."""
@@ -140,17 +172,20 @@ class Winograd:
 
     def add_to(self, out: Tensor, x: Tensor, replace: bool = False) -> Tensor:
         """Add the convolution of ``x (N, C, A, ...)`` to ``out (N, O, A', ...)``, or put it there."""
-        products = torch.stack([torch.ops.aten.convolution(part, kernel, None, *self.geometry)
-                                for part, kernel in zip(self._analyse(x), self.kernels)])
+        analysed = self._analyse(x)
+        turn = _turn(analysed[0])
+        parts = [turn(torch.ops.aten.convolution(turn(part), kernel, None, *self.geometry))
+                 for part, kernel in zip(analysed, self.kernels)]
+        products = torch.stack(parts, out=self._buffer('products', self.points, *parts[0].shape))
         y = self._buffer('outputs', self.outputs, *products.shape[1:])
         torch.mm(self.synthesis, products.flatten(1), out=y.flatten(1))
         for target, source in self._tiles(out, y):
             target.copy_(source) if replace else target.add_(source)
         return out
 
-    def backward(self, grad: Tensor, x: Tensor, wants_x: bool, grad_kernels: Optional[Tensor]) -> Optional[Tensor]:
-        """The gradient of ``x``, if wanted, from that of the output; what is due to the kernels is added to
-        ``grad_kernels``, zeros like :attr:`kernels` at first, unless it is None."""
+    def backward(self, grad: Tensor, x: Tensor, grad_x: Optional[Tensor], grad_kernels: Optional[Tensor]) -> None:
+        """From the gradient of the output, put that of the input into ``grad_x``, like ``x``, and add what is due to
+        the kernels to ``grad_kernels``, like :attr:`kernels`. Either may be None."""
         count, channels, length, *rest = grad.shape
         tiles = -(-length // self.outputs)
         of_outputs = self._buffer('outputs', self.outputs, count, channels, tiles, *rest)
@@ -161,20 +196,23 @@ class Winograd:
         of_products = self._buffer('products', self.points, *of_outputs.shape[1:])
         torch.mm(self.synthesis.T, of_outputs.flatten(1), out=of_products.flatten(1))
         parts: List[Tensor] = []
-        for i, part in enumerate(self._analyse(x)):
+        analysed = self._analyse(x)
+        turn = _turn(analysed[0])
+        for i, part in enumerate(analysed):
             of_part, of_kernel, _ = torch.ops.aten.convolution_backward(
-                of_products[i], part, self.kernels[i], None, *self.geometry, (wants_x, grad_kernels is not None, False))
-            parts.append(of_part)
+                turn(of_products[i]), turn(part), self.kernels[i], None, *self.geometry,
+                (grad_x is not None, grad_kernels is not None, False))
+            parts.append(of_part if grad_x is None else turn(of_part))
             if grad_kernels is not None:
                 grad_kernels[i].add_(of_kernel)
-        if not wants_x:
-            return None
+        if grad_x is None:
+            return
         windows = self._buffer('windows', self.points, *parts[0].shape)
-        torch.mm(self.analysis.T, torch.stack(parts).flatten(1), out=windows.flatten(1))
-        grad_x = torch.zeros_like(x)
+        of_analysed = torch.stack(parts, out=self._buffer('analysed', *windows.shape))
+        torch.mm(self.analysis.T, of_analysed.flatten(1), out=windows.flatten(1))
+        grad_x.zero_()
         for j, inside, rows in self._rows(x.shape[2], tiles):  # the tiles overlap: each row was in several
             grad_x[:, :, rows].add_(windows[j, :, :, inside])
-        return grad_x
 
     def weight_gradient(self, grad_kernels: Tensor) -> Tensor:
         """The gradient of ``weight`` from that of :attr:`kernels`."""
@@ -203,8 +241,12 @@ def convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, outputs: int, str
     """The gradients of ``x`` and ``weight`` of :func:`convolve` from that of its output, or None."""
     conv = Winograd(weight, outputs, stride, padding, dilation, groups)
     grad_kernels = torch.zeros_like(conv.kernels) if wants_weight else None
-    parts = [conv.backward(of_part, part, wants_x, grad_kernels) for part, of_part in zip(*_parts(conv, x, grad))]
-    return torch.cat(parts) if wants_x else None, conv.weight_gradient(grad_kernels) if wants_weight else None
+    grad_x = torch.empty_like(x) if wants_x else None
+    parts, of_parts = _parts(conv, x, grad)
+    targets = [None] * len(parts) if grad_x is None else grad_x.split(len(parts[0]))
+    for part, of_part, target in zip(parts, of_parts, targets):
+        conv.backward(of_part, part, target, grad_kernels)
+    return grad_x, conv.weight_gradient(grad_kernels) if wants_weight else None
 
 
 def _parts(conv: Winograd, x: Tensor, out: Tensor) -> Tuple[Sequence[Tensor], Sequence[Tensor]]:
