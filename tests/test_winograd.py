@@ -25,7 +25,12 @@ def test_matrices_make_the_correlation(outputs, taps):
     ((3, 3, 3), (8, 5, 6), 4, *PLAIN, 1), ((3, 3, 3), (2, 4, 4), 2, (1, 1, 1), (3, 1, 1), (1, 1, 1), 1),
     ((3, 3, 3), (7, 5, 6), 3, (1, 2, 2), (1, 1, 1), (1, 1, 2), 2), ((5, 1, 1), (9, 3, 2), 4, (1, 1, 1), (0, 0, 0),
                                                                    (1, 1, 1), 1),
-    ((3, 1, 2), (5, 3, 4), 5, (1, 1, 1), (1, 0, 0), (1, 1, 1), 1)])
+    ((3, 1, 2), (5, 3, 4), 5, (1, 1, 1), (1, 0, 0), (1, 1, 1), 1),
+    ((7, 3, 3), (9, 6, 5), 4, (2, 2, 2), (3, 1, 1), (1, 1, 1), 1), ((3, 3, 3), (8, 5, 4), 3, (2, 1, 2), (1, 1, 0),
+                                                                    (1, 1, 1), 2),
+    ((5, 1, 3), (10, 3, 6), 2, (2, 1, 1), (0, 0, 2), (1, 1, 2), 1), ((3, 1, 1), (2, 3, 3), 2, (2, 1, 1), (2, 0, 0),
+                                                                     (1, 1, 1), 1),
+    ((7, 1, 1), (12, 2, 3), 3, (3, 1, 1), (2, 0, 0), (1, 1, 1), 1)])
 def test_equals_autograd(monkeypatch, part, kernel, size, outputs, stride, padding, dilation, groups):
     monkeypatch.setattr(winograd, 'PART', part)
     torch.manual_seed(0)
@@ -51,7 +56,7 @@ def test_adds_to_what_is_there_and_can_be_used_again():
     """Its buffers hold what the call before left; a smaller clip in between makes others."""
     torch.manual_seed(0)
     weight = torch.randn(6, 4, 5, 5, dtype=torch.float64)
-    conv = Winograd(weight, 4, (1, 1), (2, 2), (1, 1))
+    conv = Winograd(weight, 4, 2, (1, 1), (2, 2), (1, 1))
     for rows in (9, 9, 6, 9):
         x, out = torch.randn(2, 4, rows, 7, dtype=torch.float64), torch.randn(2, 6, rows, 7, dtype=torch.float64)
         want = out + F.conv2d(x, weight, None, 1, 2)
@@ -105,6 +110,8 @@ def test_the_tile_with_the_fewest_products():
     assert best_tile(32, 5, 2) == (4, 64 / 154)
     assert best_tile(8, 3, 0) == (6, 8 / 18)
     assert best_tile(4, 1, 0)[1] == 1
+    assert best_tile(8, 7, 3, 2) == (4, 13 / 22)  # a stem: filters of 4 and 3 taps over every other frame
+    assert best_tile(8, 3, 1, 2) == (4, 9 / 11)
 
 
 def test_where_it_is_chosen(monkeypatch):
@@ -119,6 +126,7 @@ def test_where_it_is_chosen(monkeypatch):
     assert chosen(**{**layer, 'size': (32, 14, 14)}) == 4
     assert chosen(32, 128, (5, 5), 2, (112, 112)) == 4
     assert chosen(512, 512, (5, 1, 1), 1, (32, 7, 7)) == 4
+    assert chosen(3, 64, (7, 7, 7), 2, (8, 112, 112), stride=2) == 4
     for change in (dict(dtype=torch.float64), dict(stride=2), dict(dilation=2), dict(groups=2),
                    dict(size=(2, 28, 28)), dict(size=(1, 28, 28)),  # nothing to save
                    dict(size=(4, 14, 14)),  # too little work
@@ -154,5 +162,29 @@ def test_a_layer_has_the_same_gradients_with_it(monkeypatch, make, layout):
         y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y))
         found.append([y.detach(), clip.grad, *(p.grad.clone() for p in layer.parameters())])
         assert bool(used) == bool(outputs)
+    for without, with_it in zip(*found):
+        torch.testing.assert_close(with_it, without, rtol=1e-10, atol=1e-11)
+
+
+def test_the_first_layer_has_the_same_gradients_with_it(monkeypatch):
+    """Strided, with few input channels: its forward pass is the convolution, so that it has second derivatives, too."""
+    torch.manual_seed(0)
+    layer = Conv3T(2, 6, (7, 5, 5), 2, (3, 2, 2)).double()
+    with torch.no_grad():
+        layer.rotate.normal_()
+    x, found, used = torch.randn(3, 2, 9, 11, 10, dtype=torch.float64), [], []
+    filtered = winograd.convolve_backward
+    monkeypatch.setattr(winograd, 'convolve_backward', lambda *a: used.append(1) or filtered(*a))
+    for outputs in (None, 3):
+        monkeypatch.setattr(winograd, 'choose', lambda *a, m=outputs: m)
+        clip = x.clone().requires_grad_()
+        y = layer(clip)
+        leaves = [clip, *layer.parameters()]
+        grads = torch.autograd.grad(y.square().sum(), leaves, retain_graph=True)
+        assert bool(used) == bool(outputs)
+        first, = torch.autograd.grad(y.square().sum(), clip, create_graph=True)
+        second = torch.autograd.grad(first.square().sum(), [layer.weight, layer.rotate])
+        frozen = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+        found.append([y, *grads, *second, *frozen])
     for without, with_it in zip(*found):
         torch.testing.assert_close(with_it, without, rtol=1e-10, atol=1e-11)

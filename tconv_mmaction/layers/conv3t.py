@@ -164,10 +164,13 @@ class Conv3T(ConvBase):
                 return self._forward_factored(x)
         if self._needs_graph() and can_build_in_place(x, self.weight) and self.padding_mode == 'zeros':
             first = self.weight.squeeze(2)
-            if not isinstance(self.padding, str) and not few_slices(first):
-                y = built_kernel_conv3d(x, self._workspace, SliceRule(), self.stride, self.padding, self.dilation,
-                                        self.groups, first,
-                                        slice_transforms(self.matrices(), self.kernel_size[1:]).flatten(1, 2))
+            if not isinstance(self.padding, str):
+                geometry = self.stride, self.padding, self.dilation, self.groups
+                if few_slices(first):
+                    y = winograd.few_channels_conv3d(x, self.kernel(), *geometry)
+                else:
+                    y = built_kernel_conv3d(x, self._workspace, SliceRule(), *geometry, first, slice_transforms(
+                        self.matrices(), self.kernel_size[1:]).flatten(1, 2))
                 return y if self.bias is None else y + self.bias[:, None, None, None]
         if self.training or tracing or self._needs_graph():
             kernel = self.kernel()

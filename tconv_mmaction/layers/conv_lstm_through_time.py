@@ -28,7 +28,7 @@ class _Recurrence:
         self.weight, self.padding = weight, padding
         geometry = (1, 1), padding, (1, 1), 1
         outputs = winograd.choose(state.shape, state.dtype, weight.shape, *geometry)
-        self.fast = None if outputs is None else winograd.Winograd(weight, outputs, *geometry)
+        self.fast = None if outputs is None else winograd.Winograd(weight, outputs, padding[0], *geometry[:3])
         self.total: Optional[Tensor] = None
 
     def add_to(self, gates: Tensor, h: Tensor) -> None:
@@ -41,7 +41,7 @@ class _Recurrence:
         if self.fast is not None:
             if wants_weight and self.total is None:
                 self.total = torch.zeros_like(self.fast.kernels)
-            grad_h = torch.empty_like(h) if wants_h else None
+            grad_h = torch.zeros_like(h) if wants_h else None
             self.fast.backward(grad, h, grad_h, self.total)
             return grad_h
         if not (wants_h or wants_weight):

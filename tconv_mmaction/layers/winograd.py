@@ -8,7 +8,8 @@ of the n products is a convolution along the other axes:
 
 With m = 4, a kernel of 3 frames takes 6 of 12 multiplications, one of 5 takes 8 of 20. Only one axis is transformed:
 that keeps the output's error within four times a direct convolution's, and every result within 7e-6 of its largest
-entry (tests/test_winograd.py), where each further axis would multiply the error.
+entry (tests/test_winograd.py), where each further axis would multiply the error. A convolution of stride 2 along the
+axis is two of stride 1, of the even and of the odd taps.
 """
 import functools
 import math
@@ -16,12 +17,14 @@ import threading
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 POINTS = (0., 1., -1., .5, -2., 2., -.5)  # and infinity; of several tried, those and the order that round least
 MAX_POINTS = len(POINTS) + 1
 ENABLED = True  # False: always the convolution itself, with its own rounding
 # the limits of choose()
+MOST_PRODUCTS = 0.75  # of the convolution's
 LEAST_SAVED = 400  # products per output
 LEAST_WORK = 5 * 10**8  # products of the convolution
 CACHED = 1 << 21  # elements of all transformed kernels
@@ -44,16 +47,31 @@ def matrices(outputs: int, taps: int) -> Tuple[Tensor, Tensor, Tensor]:
     return evaluate(outputs).T, evaluate(taps), torch.linalg.inv(evaluate(n)).T
 
 
+def phases(taps: int, stride: int, padding: int) -> List[Tuple[slice, slice, int]]:
+    """A strided convolution as a sum of convolutions of stride 1, of every ``stride``-th tap with as sparse frames.
+
+    Returns:
+        for each: its taps, its frames, and how many of those it is padded with in front.
+    """
+    found = []
+    for tap in range(min(stride, taps)):
+        frame = (tap - padding) % stride
+        found.append((slice(tap, None, stride), slice(frame, None, stride), (padding + frame - tap) // stride))
+    return found
+
+
 @functools.cache
-def best_tile(length: int, taps: int, padding: int) -> Tuple[int, float]:
+def best_tile(length: int, taps: int, padding: int, stride: int = 1) -> Tuple[int, float]:
     """The m with the fewest products, the least of equals, and their share of a convolution's products.
 
     Args:
         length: of the input. A convolution leaves out the taps that see its padding; a tile does not.
     """
-    outputs = length + 2 * padding - taps + 1
-    direct = sum(0 <= t + j - padding < length for t in range(outputs) for j in range(taps))
-    products = {m: -(-outputs // m) * (m + taps - 1) for m in range(1, MAX_POINTS - taps + 2)}
+    outputs = (length + 2 * padding - taps) // stride + 1
+    direct = sum(0 <= stride * t + j - padding < length for t in range(outputs) for j in range(taps))
+    parts = [len(range(taps)[of_taps]) for of_taps, _, _ in phases(taps, stride, padding)]
+    products = {m: -(-outputs // m) * sum(m + part - 1 for part in parts)
+                for m in range(1, MAX_POINTS - max(parts) + 2)}
     best = min(products, key=products.__getitem__)
     return best, products[best] / max(1, direct)
 
@@ -73,17 +91,17 @@ def choose(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stri
     """
     out_channels, channels, taps, *others = kernel
     count, _, size, *rest = shape
-    length = size + 2 * padding[0] - taps + 1
+    length = (size + 2 * padding[0] - taps) // stride[0] + 1
     if not (ENABLED and dtype == torch.float32 and torch.backends.mkldnn.is_available() and groups == 1
-            and stride[0] == dilation[0] == 1 and 3 <= taps < MAX_POINTS and length > 1):
+            and dilation[0] == 1 and stride[0] <= 2 and 3 <= taps < MAX_POINTS and length > 1):
         return None
-    outputs, part = best_tile(size, taps, padding[0])
+    outputs, part = best_tile(size, taps, padding[0], stride[0])
     area = math.prod(others)
     positions = count * length * math.prod(-(-n // s) for n, s in zip(rest, stride[1:]))
     saved = (1 - part) * taps * area * 2 * channels * out_channels / (channels + out_channels)
-    if saved < LEAST_SAVED or positions * math.prod(kernel) < LEAST_WORK:
+    if part > MOST_PRODUCTS or saved < LEAST_SAVED or positions * math.prod(kernel) < LEAST_WORK:
         return None
-    transformed = (outputs + taps - 1) * out_channels * channels * area
+    transformed = (stride[0] * (outputs - 1) + taps) * out_channels * channels * area
     return outputs if transformed <= CACHED or positions >= LEAST_POSITIONS else None
 
 
@@ -128,13 +146,14 @@ class Winograd:
     Args:
         weight: ``(O, C/groups, k, ...)``.
         outputs: m, with m + k - 1 at most :data:`MAX_POINTS`.
-        stride, padding, dilation: of every axis.
+        before: rows of padding in front of the first axis; behind it, there are as many as the output needs.
+        stride, padding, dilation: of every axis; the first entries are not used.
     """
 
-    def __init__(self, weight: Tensor, outputs: int, stride: Sequence[int], padding: Sequence[int],
+    def __init__(self, weight: Tensor, outputs: int, before: int, stride: Sequence[int], padding: Sequence[int],
                  dilation: Sequence[int], groups: int = 1) -> None:
-        self.outputs, self.taps, self.pad = outputs, weight.shape[2], padding[0]
-        self.geometry = (stride, (0, *padding[1:]), dilation, False, (0, ) * len(stride), groups)
+        self.outputs, self.taps, self.pad = outputs, weight.shape[2], before
+        self.geometry = ((1, *stride[1:]), (0, *padding[1:]), dilation, False, (0, ) * len(stride), groups)
         self.synthesis, self.of_kernel, self.analysis = (m.to(weight) for m in matrices(outputs, self.taps))
         self.points = len(self.analysis)
         self.kernels = torch.mm(self.of_kernel, weight.movedim(2, 0).reshape(self.taps, -1)).view(
@@ -151,10 +170,9 @@ class Winograd:
             start = self.outputs * first + j - self.pad
             yield j, slice(first, end), slice(start, start + self.outputs * (end - first), self.outputs)
 
-    def _analyse(self, x: Tensor) -> Tensor:
+    def _analyse(self, x: Tensor, tiles: int) -> Tensor:
         """B^T x for every tile: (N, C, A, ...) to (n, N, C, tiles, ...)."""
         count, channels, length, *rest = x.shape
-        tiles = -(-(length + 2 * self.pad - self.taps + 1) // self.outputs)
         windows = self._buffer('windows', self.points, count, channels, tiles, *rest)
         for j, inside, rows in self._rows(length, tiles):
             windows[j, :, :, :inside.start].zero_()
@@ -172,7 +190,7 @@ class Winograd:
 
     def add_to(self, out: Tensor, x: Tensor, replace: bool = False) -> Tensor:
         """Add the convolution of ``x (N, C, A, ...)`` to ``out (N, O, A', ...)``, or put it there."""
-        analysed = self._analyse(x)
+        analysed = self._analyse(x, -(-out.shape[2] // self.outputs))
         turn = _turn(analysed[0])
         parts = [turn(torch.ops.aten.convolution(turn(part), kernel, None, *self.geometry))
                  for part, kernel in zip(analysed, self.kernels)]
@@ -184,7 +202,7 @@ class Winograd:
         return out
 
     def backward(self, grad: Tensor, x: Tensor, grad_x: Optional[Tensor], grad_kernels: Optional[Tensor]) -> None:
-        """From the gradient of the output, put that of the input into ``grad_x``, like ``x``, and add what is due to
+        """From the gradient of the output, add that of the input to ``grad_x``, like ``x``, and add what is due to
         the kernels to ``grad_kernels``, like :attr:`kernels`. Either may be None."""
         count, channels, length, *rest = grad.shape
         tiles = -(-length // self.outputs)
@@ -196,7 +214,7 @@ class Winograd:
         of_products = self._buffer('products', self.points, *of_outputs.shape[1:])
         torch.mm(self.synthesis.T, of_outputs.flatten(1), out=of_products.flatten(1))
         parts: List[Tensor] = []
-        analysed = self._analyse(x)
+        analysed = self._analyse(x, tiles)
         turn = _turn(analysed[0])
         for i, part in enumerate(analysed):
             of_part, of_kernel, _ = torch.ops.aten.convolution_backward(
@@ -210,7 +228,6 @@ class Winograd:
         windows = self._buffer('windows', self.points, *parts[0].shape)
         of_analysed = torch.stack(parts, out=self._buffer('analysed', *windows.shape))
         torch.mm(self.analysis.T, of_analysed.flatten(1), out=windows.flatten(1))
-        grad_x.zero_()
         for j, inside, rows in self._rows(x.shape[2], tiles):  # the tiles overlap: each row was in several
             grad_x[:, :, rows].add_(windows[j, :, :, inside])
 
@@ -224,14 +241,15 @@ class Winograd:
 def convolve(x: Tensor, weight: Tensor, outputs: int, stride: Sequence[int], padding: Sequence[int],
              dilation: Sequence[int], groups: int = 1) -> Tensor:
     """``conv(x, weight, None, stride, padding, dilation, groups)`` by minimal filtering of m = ``outputs``."""
-    conv = Winograd(weight, outputs, stride, padding, dilation, groups)
     sizes = [(size + 2 * p - d * (k - 1) - 1) // s + 1
              for size, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation)]
     out = x.new_empty(len(x), len(weight), *sizes)
     if x.dim() == 5 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d):
         out = out.contiguous(memory_format=torch.channels_last_3d)
-    for part, target in zip(*_parts(conv, x, out)):
-        conv.add_to(target, part, replace=True)
+    for number, (taps, frames, before) in enumerate(phases(weight.shape[2], stride[0], padding[0])):
+        conv = Winograd(weight[:, :, taps], outputs, before, stride, padding, dilation, groups)
+        for part, target in zip(*_parts(conv, x[:, :, frames], out)):
+            conv.add_to(target, part, replace=number == 0)
     return out
 
 
@@ -239,14 +257,18 @@ def convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, outputs: int, str
                       padding: Sequence[int], dilation: Sequence[int], groups: int, wants_x: bool,
                       wants_weight: bool) -> Tuple[Optional[Tensor], Optional[Tensor]]:
     """The gradients of ``x`` and ``weight`` of :func:`convolve` from that of its output, or None."""
-    conv = Winograd(weight, outputs, stride, padding, dilation, groups)
-    grad_kernels = torch.zeros_like(conv.kernels) if wants_weight else None
-    grad_x = torch.empty_like(x) if wants_x else None
-    parts, of_parts = _parts(conv, x, grad)
-    targets = [None] * len(parts) if grad_x is None else grad_x.split(len(parts[0]))
-    for part, of_part, target in zip(parts, of_parts, targets):
-        conv.backward(of_part, part, target, grad_kernels)
-    return grad_x, conv.weight_gradient(grad_kernels) if wants_weight else None
+    grad_x = torch.zeros_like(x) if wants_x else None
+    grad_weight = torch.empty_like(weight) if wants_weight else None
+    for taps, frames, before in phases(weight.shape[2], stride[0], padding[0]):
+        conv = Winograd(weight[:, :, taps], outputs, before, stride, padding, dilation, groups)
+        grad_kernels = torch.zeros_like(conv.kernels) if wants_weight else None
+        parts, of_parts = _parts(conv, x[:, :, frames], grad)
+        targets = grad_x[:, :, frames].split(len(parts[0])) if wants_x else [None] * len(parts)
+        for part, of_part, target in zip(parts, of_parts, targets):
+            conv.backward(of_part, part, target, grad_kernels)
+        if wants_weight:
+            grad_weight[:, :, taps] = conv.weight_gradient(grad_kernels)
+    return grad_x, grad_weight
 
 
 def _parts(conv: Winograd, x: Tensor, out: Tensor) -> Tuple[Sequence[Tensor], Sequence[Tensor]]:
@@ -254,3 +276,36 @@ def _parts(conv: Winograd, x: Tensor, out: Tensor) -> Tuple[Sequence[Tensor], Se
     per_clip = max(x[0].numel(), out[0].numel()) * conv.points // conv.outputs
     together = max(1, PART // max(1, per_clip))
     return x.split(together), out.split(together)
+
+
+class _FilteredGradients(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x, weight, outputs, geometry):
+        ctx.outputs, ctx.geometry = outputs, geometry
+        ctx.save_for_backward(x, weight)
+        return F.conv3d(x, weight, None, *geometry)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        wants = ctx.needs_input_grad[:2]
+        if not torch.is_grad_enabled():
+            return *convolve_backward(grad, x, weight, ctx.outputs, *ctx.geometry, *wants), None, None
+        y = F.conv3d(x, weight, None, *ctx.geometry)  # a second derivative is wanted: leave it to autograd
+        inputs = [t for t, wanted in zip((x, weight), wants) if wanted]
+        found = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
+        return *(next(found) if wanted else None for wanted in wants), None, None
+
+
+def few_channels_conv3d(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int],
+                        dilation: Sequence[int], groups: int) -> Tensor:
+    """``F.conv3d(x, weight, None, stride, padding, dilation, groups)`` for the first layer of a network.
+
+    With a handful of input channels the convolution itself is fast and only its gradients are worth filtering, where
+    :func:`choose` says so. For a training step on CPU: see :func:`.built_kernel.can_build_in_place`.
+    """
+    outputs = choose(x.shape, x.dtype, weight.shape, stride, padding, dilation, groups)
+    if outputs is None:
+        return F.conv3d(x, weight, None, stride, padding, dilation, groups)
+    return _FilteredGradients.apply(x, weight, outputs, (stride, padding, dilation, groups))

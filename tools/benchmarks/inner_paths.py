@@ -28,7 +28,7 @@ from tconv_mmaction.layers import Conv3T, factored_conv3t, gemm_backward, winogr
 
 
 class Shape(NamedTuple):
-    """A convolution without padding losses: ``size`` is (T, H, W) of a clip, or (H, W) of a state."""
+    """A convolution padded by half its kernel: ``size`` is (T, H, W) of a clip, or (H, W) of a state."""
     in_channels: int
     out_channels: int
     kernel: Tuple[int, ...]
@@ -42,7 +42,7 @@ class Shape(NamedTuple):
                 f'{sizes[1]}, batch {self.batch}')
 
     def tensors(self, device: str) -> Tuple[torch.Tensor, torch.Tensor]:
-        """The input and a kernel that keeps its size."""
+        """The input and the kernel."""
         torch.manual_seed(0)
         x = torch.randn(self.batch, self.in_channels, *self.size, device=device)
         weight = torch.randn(self.out_channels, self.in_channels, *self.kernel, device=device)
@@ -64,6 +64,7 @@ SHAPES: Dict[str, List[Shape]] = {
         Shape(512, 512, CUBE, 2, (8, 7, 7)), Shape(512, 512, (5, 3, 3), 1, (32, 7, 7)),
         Shape(512, 512, (5, 1, 1), 1, (32, 7, 7)), Shape(512, 512, (5, 1, 1), 2, (8, 7, 7)),
         Shape(512, 512, (3, 1, 1), 1, (32, 7, 7)), Shape(64, 64, (3, 1, 1), 2, (8, 56, 56)),
+        Shape(3, 64, (7, 7, 7), 2, (8, 112, 112), 2), Shape(128, 256, CUBE, 2, (8, 28, 28), 2),
         Shape(16, 64, FIVE, 2, (112, 112)), Shape(32, 128, FIVE, 2, (112, 112)), Shape(32, 128, FIVE, 2, (56, 56)),
         Shape(32, 128, FIVE, 4, (32, 32)), Shape(32, 128, FIVE, 2, (28, 28)), Shape(64, 256, (3, 3), 2, (56, 56)),
     ],
@@ -90,32 +91,37 @@ def verdict(ratios: np.ndarray, chosen: bool) -> str:
     return 'faster' if (high < 1) == chosen else 'slower'
 
 
-def backward(shape: Shape, x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor) -> Callable[[], tuple]:
+def backward(shape: Shape, x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor,
+             of_input: bool = True) -> Callable[[], tuple]:
     """PyTorch's gradients of input and kernel, to be timed."""
     stride, padding, dilation, groups = shape.geometry()
     return lambda: torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, (True, True, False))
+        grad, x, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, (of_input, True, False))
 
 
 def of_winograd(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
     x, weight = shape.tensors(device)
     geometry = shape.geometry()
     chosen = winograd.choose(x.shape, x.dtype, weight.shape, *geometry)
-    outputs = chosen or winograd.best_tile(shape.size[0], shape.kernel[0], geometry[1][0])[0]
+    outputs = chosen or winograd.best_tile(shape.size[0], shape.kernel[0], geometry[1][0], shape.stride)[0]
+    stem = shape.in_channels < 9  # such layers take its gradients only, and none of the clip
     conv = F.conv3d if len(shape.size) == 3 else F.conv2d
     exact = conv(x.double(), weight.double(), None, *geometry)
     plain, ours = conv(x, weight, None, *geometry), winograd.convolve(x, weight, outputs, *geometry)
     rounding = [(y - exact).square().mean().sqrt() for y in (ours, plain)]
     grad = torch.randn_like(plain)
-    gradients = backward(shape, x, weight, grad)
+    gradients = backward(shape, x, weight, grad, not stem)
 
     def convolution():
         conv(x, weight, None, *geometry)
         gradients()
 
     def filtered():
-        winograd.convolve(x, weight, outputs, *geometry)
-        winograd.convolve_backward(grad, x, weight, outputs, *geometry, True, True)
+        if stem:
+            conv(x, weight, None, *geometry)
+        else:
+            winograd.convolve(x, weight, outputs, *geometry)
+        winograd.convolve_backward(grad, x, weight, outputs, *geometry, not stem, True)
 
     return (dict(convolution=convolution, winograd=filtered), chosen is not None,
             dict(error=round(float(rounding[0] / rounding[1]), 2)))
