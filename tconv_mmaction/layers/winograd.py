@@ -25,7 +25,7 @@ MAX_POINTS = len(POINTS) + 1
 ENABLED = True  # False: always the convolution itself, with its own rounding
 # the limits of choose()
 MOST_PRODUCTS = 0.75  # of the convolution's
-LEAST_SAVED = 400  # products per output
+LEAST_SAVED = 500  # products per output
 LEAST_WORK = 5 * 10**8  # products of the convolution
 CACHED = 1 << 21  # elements of all transformed kernels
 LEAST_POSITIONS = 1024
