@@ -188,3 +188,16 @@ def test_the_first_layer_has_the_same_gradients_with_it(monkeypatch):
         found.append([y, *grads, *second, *frozen])
     for without, with_it in zip(*found):
         torch.testing.assert_close(with_it, without, rtol=1e-10, atol=1e-11)
+
+
+def test_another_default_device_changes_nothing():
+    torch.manual_seed(0)
+    layer = Conv3T(64, 64, 3, padding=1, bias=False)
+    x = torch.randn(2, 64, 4, 28, 28)
+    assert choose(x.shape, x.dtype, (64, 64, 3, 3, 3), *PLAIN)
+    want = torch.autograd.grad(layer(x).sum(), layer.weight)[0]
+    matrices.cache_clear()
+    winograd._scratch.held.clear()
+    with torch.device('meta'):
+        found = torch.autograd.grad(layer(x).sum(), layer.weight)[0]
+    torch.testing.assert_close(found, want, rtol=0, atol=0)

@@ -17,7 +17,7 @@ from .slice_transforms import slice_transforms
 from .temporal_transform import affine_matrix, few_slices, temporal_kernel
 
 LARGE = 1 << 23  # elements of the factored path's activation for one clip: 32 MB in float32
-LARGE_FOR_CHANNELS = 30
+LARGE_FOR_CHANNELS = 30  # times the square of the channels
 TEMPORAL_PARAMETERS = ('scale', 'rotate', 'translate_x', 'translate_y')
 
 

@@ -26,6 +26,7 @@ from .registry import register_layer
 # elements at which convolution libraries stop, however long the clip is.
 CHUNK_BYTES = 8 * 2**20
 
+
 @register_layer
 class ConvLSTM2d(nn.Module):
     """A convolutional LSTM that returns its output at every step and the state after the last.

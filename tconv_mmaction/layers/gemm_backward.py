@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Triple = Tuple[int, int, int]
-LEAST = 3 << 19
+# the limits of pays()
+LEAST = 3 << 19  # elements of the kernel
 PER_POSITION = 1 << 13
 PART = 1 << 21  # patch elements of the clips that are taken together: 8 MB in float32
 

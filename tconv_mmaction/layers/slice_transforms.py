@@ -73,7 +73,7 @@ class _SliceTransforms(torch.autograd.Function):
         steps = _products(rows, columns).unflatten(0, theta.shape[:2])
         filters, pixels = theta.shape[1], steps.shape[-1]
         out = theta.new_empty(filters, len(theta) + 1, pixels, pixels)
-        torch.eye(pixels, out=out[0, 0])
+        out[0, 0].zero_().fill_diagonal_(1)
         out[1:, 0] = out[0, 0]
         for b, product in enumerate(_composed(steps)):
             out[:, b + 1] = product

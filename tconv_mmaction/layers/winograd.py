@@ -37,10 +37,10 @@ KEPT = 1 << 23  # elements of one tensor that is held between calls
 def matrices(outputs: int, taps: int) -> Tuple[Tensor, Tensor, Tensor]:
     """A^T (m, n), G (n, k) and B^T (n, n) in float64: y = A^T ((G w) * (B^T x)) is the correlation of x and w."""
     n = outputs + taps - 1
-    points = torch.tensor(POINTS[:n - 1], dtype=torch.float64)
+    points = torch.tensor(POINTS[:n - 1], dtype=torch.float64, device='cpu')  # whatever the default device is
 
     def evaluate(degree: int) -> Tensor:
-        at_infinity = torch.zeros(1, degree, dtype=torch.float64)
+        at_infinity = torch.zeros(1, degree, dtype=torch.float64, device='cpu')
         at_infinity[0, -1] = 1
         return torch.cat([torch.vander(points, degree, increasing=True), at_infinity])
 
@@ -120,7 +120,7 @@ class _Scratch(threading.local):
         tensor = self.held.get((name, dtype))
         if tensor is None or tensor.numel() < count:
             with torch.inference_mode(False):
-                tensor = torch.empty(count, dtype=dtype)
+                tensor = torch.empty(count, dtype=dtype, device='cpu')
             if count <= KEPT:
                 self.held[name, dtype] = tensor
         return tensor[:count].view(shape)
