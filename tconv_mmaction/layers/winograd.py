@@ -42,7 +42,7 @@ def matrices(outputs: int, taps: int) -> Tuple[Tensor, Tensor, Tensor]:
     def evaluate(degree: int) -> Tensor:
         at_infinity = torch.zeros(1, degree, dtype=torch.float64, device='cpu')
         at_infinity[0, -1] = 1
-        return torch.cat([torch.vander(points, degree, increasing=True), at_infinity])
+        return torch.cat([points[:, None]**torch.arange(degree, device='cpu'), at_infinity])
 
     return evaluate(outputs).T, evaluate(taps), torch.linalg.inv(evaluate(n)).T
 
