@@ -185,7 +185,8 @@ def test_evaluation_paths_say_whether_auto_takes_the_faster(script, tmp_path, mo
         [18, 'factored', 'kernel', .5, 'factored', 'faster'], [24, 'factored', 'kernel', 2., 'factored', 'slower'],
         [18, 'factored', 'kernel', .5, 'kernel', 'slower']]
     verdict = namespace['verdict']
-    assert [verdict(np.array(ratios), 'kernel') for ratios in ([2., 2.], [.5, 2.])] == ['faster', 'even']
+    assert [verdict(np.array(ratios), False) for ratios in ([2., 2.], [.5, 2.])] == ['faster', 'even']
+    assert [verdict(np.array([2., 2.]), True), verdict(np.array([.5, .5]), True)] == ['slower', 'faster']
 
 
 def test_evaluation_paths_are_on_both_sides_of_the_rule(script):

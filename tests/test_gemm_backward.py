@@ -50,13 +50,14 @@ def test_the_rule():
 @pytest.mark.parametrize('make', [
     lambda: Conv3T(10, 6, 3, (2, 2, 1), 1, bias=False, evaluation='kernel'),
     lambda: MultiBranchConv3d(10, 6, (5, 3, 3), (1, 2, 2), (2, 1, 1), norm_cfg=None)])
-def test_a_layer_has_the_same_gradients_with_it(monkeypatch, make):
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last_3d])
+def test_a_layer_has_the_same_gradients_with_it(monkeypatch, make, layout):
     torch.manual_seed(0)
     layer = make().double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    x = torch.randn(3, 10, 6, 8, 9, dtype=torch.float64)
+    x = torch.randn(3, 10, 6, 8, 9, dtype=torch.float64).contiguous(memory_format=layout)
     found, used = [], []
     products = gemm_backward.gemm_backward
     monkeypatch.setattr(gemm_backward, 'gemm_backward', lambda *a: used.append(1) or products(*a))

@@ -4,6 +4,8 @@ from typing import Dict, Tuple
 import torch
 from torch import Tensor
 
+from .eager import runs_eagerly
+
 
 def hat(distance: Tensor) -> Tensor:
     """max(0, 1 - |d|), eq. 5, with the mean of the one-sided derivatives at its kinks d = 0 and |d| = 1.
@@ -56,8 +58,3 @@ def pixel_grid(size: Tuple[int, int], like: Tensor) -> Tuple[Tensor, Tensor, Ten
         with torch.inference_mode(False), torch.no_grad():
             _GRIDS[key] = _make_grid(size, like)
     return _GRIDS[key]
-
-
-def runs_eagerly() -> bool:
-    """Whether operations are run as they are called: what is traced or transformed is to see plain ones."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active())

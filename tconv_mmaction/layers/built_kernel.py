@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import gemm_backward, winograd
-from .eager import is_eager_cpu
+from .eager import differentiable_gradients, is_eager_cpu
 
 Triple = Tuple[int, int, int]
 
@@ -77,13 +77,9 @@ class _BuiltKernelConv(torch.autograd.Function):
         stride, padding, dilation, groups = ctx.geometry
         if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
             y = F.conv3d(x, ctx.rule.differentiable(*parameters), None, stride, padding, dilation, groups)
-            wanted = [i for i, t in enumerate((x, *parameters)) if t.requires_grad]
-            found = torch.autograd.grad(y, [(x, *parameters)[i] for i in wanted], grad, create_graph=True,
-                                        allow_unused=True)
-            out = [None] * (1 + len(parameters))
-            for i, value in zip(wanted, found):
-                out[i] = value
-            return out[0], None, None, None, *out[1:]
+            wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
+            grad_x, *grads = differentiable_gradients([y], (x, *parameters), [grad], wanted)
+            return grad_x, None, None, None, *grads
         kernel = ctx.workspace.tensor
         if kernel is None or ctx.workspace.stamp != ctx.stamp:
             kernel = ctx.workspace.borrow(ctx.rule.shape(*parameters), parameters[0])

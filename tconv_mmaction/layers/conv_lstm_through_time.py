@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import winograd
 from .conv_lstm_steps import Cell, State, steps
+from .eager import differentiable_gradients
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -116,12 +117,8 @@ class _ThroughTime(torch.autograd.Function):
             again, last = steps(cell, frames, state, ctx.together)
             results = zip((torch.stack(again), *last), (grad_outputs, grad_h, grad_c))
             pairs = [(y, g) for y, g in results if g is not None]
-            inputs = (frames, h_start, c_start, *parameters)
-            wanted = [k for k in range(6) if ctx.needs_input_grad[k]]
-            found = torch.autograd.grad([y for y, _ in pairs], [inputs[k] for k in wanted], [g for _, g in pairs],
-                                        create_graph=True, allow_unused=True)
-            by_input = dict(zip(wanted, found))
-            return (*(by_input.get(k) for k in range(6)), *nothing)
+            return (*differentiable_gradients([y for y, _ in pairs], (frames, h_start, c_start, *parameters),
+                                              [g for _, g in pairs], ctx.needs_input_grad[:6]), *nothing)
 
         wants_frames, wants_h, wants_c, wants_ih, wants_hh, wants_bias = ctx.needs_input_grad[:6]
         stride, padding = ctx.geometry

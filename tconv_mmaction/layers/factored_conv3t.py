@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 
 from . import fused_second_stage
 
-# Elements of U per chunk of clips on CPU (4 MB in float32): the best of 2^19 to 2^22 over twelve shapes on one machine;
-# accelerators get the whole batch, up to KEEP_ELEMENTS.
+# Elements of U per chunk of clips on CPU (4 MB in float32), which bounds the memory; what that does to the time is in
+# tools/benchmarks/inner_paths.py. Accelerators get the whole batch, up to KEEP_ELEMENTS.
 CHUNK_ELEMENTS = 1 << 20
 KEEP_ELEMENTS = 1 << 24
 

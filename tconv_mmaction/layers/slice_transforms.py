@@ -10,7 +10,8 @@ from typing import List, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .bilinear import hat, hat_slope, hat_values, pixel_grid, runs_eagerly
+from .bilinear import hat, hat_slope, hat_values, pixel_grid
+from .eager import runs_eagerly
 
 
 def _distances(theta: Tensor, size: Tuple[int, int]) -> Tuple[Tensor, Tensor]:

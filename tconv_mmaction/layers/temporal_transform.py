@@ -16,7 +16,7 @@ channels. The steps are the matrices' product and the whole kernel is one batche
 import torch
 from torch import Tensor
 
-from .bilinear import runs_eagerly
+from .eager import differentiable_gradients, runs_eagerly
 from .moved_slices import moved_slices
 from .slice_product import slice_product
 from .slice_transforms import slice_transforms
@@ -45,9 +45,8 @@ class _AffineMatrix(torch.autograd.Function):
     def backward(ctx, grad):
         scale, rotate, x, y, unit_cos, unit_sin, cos, sin = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
-            wanted = [t for t in (scale, rotate, x, y) if t.requires_grad]
-            found = iter(torch.autograd.grad(_plain_affine(scale, rotate, x, y), wanted, grad, create_graph=True))
-            return tuple(next(found) if t.requires_grad else None for t in (scale, rotate, x, y))
+            inputs = scale, rotate, x, y
+            return differentiable_gradients([_plain_affine(*inputs)], inputs, [grad], ctx.needs_input_grad)
         (xx, xy, x1), (yx, yy, y1) = (row.unbind(-1) for row in grad.unbind(-2))
         of_cos = torch.addcmul(xx + yy, x1, x).addcmul_(y1, y)
         of_sin = torch.addcmul(yx - xy, y1, x).addcmul_(x1, y, value=-1)

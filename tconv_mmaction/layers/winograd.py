@@ -20,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-POINTS = (0., 1., -1., .5, -2., 2., -.5)  # and infinity; of several tried, those and the order that round least
+from .eager import differentiable_gradients
+
+POINTS = (0., 1., -1., .5, -2., 2., -.5)  # and infinity, in the order in which longer kernels need them
 MAX_POINTS = len(POINTS) + 1
 ENABLED = True  # False: always the convolution itself, with its own rounding
 # the limits of choose()
@@ -293,9 +295,7 @@ class _FilteredGradients(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return *convolve_backward(grad, x, weight, ctx.outputs, *ctx.geometry, *wants), None, None
         y = F.conv3d(x, weight, None, *ctx.geometry)  # a second derivative is wanted: leave it to autograd
-        inputs = [t for t, wanted in zip((x, weight), wants) if wanted]
-        found = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
-        return *(next(found) if wanted else None for wanted in wants), None, None
+        return *differentiable_gradients([y], (x, weight), [grad], wants), None, None
 
 
 def few_channels_conv3d(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int],

@@ -112,6 +112,14 @@ def rows_against(peer: str, seconds: Dict[str, np.ndarray], **case) -> List[dict
     return rows
 
 
+def verdict(ratios: np.ndarray, chosen: bool) -> str:
+    """'faster', 'slower' or 'even': how a choice did, where ``ratios`` are of what could be chosen over its peer."""
+    low, high = np.percentile(ratios, [25, 75])
+    if low <= 1 <= high:
+        return 'even'
+    return 'faster' if (high < 1) == chosen else 'slower'
+
+
 def markdown(table: pd.DataFrame) -> str:
     """A GitHub table; pandas' own needs the package tabulate."""
     lines = [list(map(str, table.columns)), ['---'] * len(table.columns)]

@@ -11,7 +11,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from common import interleave, parser, report, rows_against, step
+from common import interleave, parser, report, rows_against, step, verdict
 
 from tconv_mmaction.layers import Conv3T
 
@@ -45,14 +45,6 @@ SHAPES = [
 QUICK = [SHAPES[0], SHAPES[1], Shape(256, 256, 2, (1, 7, 7))]
 
 
-def verdict(ratios: np.ndarray, auto: str) -> str:
-    """'faster', 'slower' or 'even': how the evaluation ``auto`` did, where ``ratios`` are factored over kernel."""
-    low, high = np.percentile(ratios, [25, 75])
-    if low <= 1 <= high:
-        return 'even'
-    return 'faster' if (high < 1) == (auto == 'factored') else 'slower'
-
-
 def time_shape(shape: Shape, rounds: int, device: str) -> List[dict]:
     """The row of one shape."""
     torch.manual_seed(0)
@@ -68,7 +60,7 @@ def time_shape(shape: Shape, rounds: int, device: str) -> List[dict]:
     seconds = interleave({name: step(layer, x, grad) for name, layer in layers.items()}, rounds, device)
     what = dict(layer=f'{shape.in_channels}->{shape.out_channels} @ {"x".join(map(str, shape.size))}, batch '
                 f'{shape.batch}', positions=shape.positions)
-    auto_is = verdict(seconds['factored'] / seconds['kernel'], auto)
+    auto_is = verdict(seconds['factored'] / seconds['kernel'], auto == 'factored')
     return [{**row, 'auto': auto, 'auto_is': auto_is} for row in rows_against('kernel', seconds, **what)]
 
 

@@ -8,7 +8,8 @@ against PyTorch's own convolution, with the same kernel:
 
 * winograd: minimal filtering along time, and along the rows of a C-LSTM's state (``layers.winograd.choose``). It
   rounds otherwise than the convolution: ``error`` is the root mean square of output's error against float64, over that
-  of the convolution.
+  of the convolution. Layers of a few input channels (the 7x7x7 one) take its gradient of the kernel only, so there the
+  forward pass is the convolution's on both sides.
 * products: the backward pass as matrix products, where the kernel is large (``layers.gemm_backward.pays``). The forward
   pass is the convolution's, so the ratio is of the backward pass alone.
 * chunk: how many clips ``Conv3T`` takes together without its kernel (``layers.factored_conv3t.CHUNK_ELEMENTS``); the
@@ -22,7 +23,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import add_cases, asked_cases, interleave, parser, report, rows_against, step
+from common import add_cases, asked_cases, interleave, parser, report, rows_against, step, verdict
 
 from tconv_mmaction.layers import Conv3T, factored_conv3t, gemm_backward, winograd
 
@@ -81,14 +82,6 @@ SHAPES: Dict[str, List[Shape]] = {
     ],
 }
 QUICK = [SHAPES['winograd'][1], SHAPES['products'][5]]
-
-
-def verdict(ratios: np.ndarray, chosen: bool) -> str:
-    """'faster', 'slower' or 'even': how the choice did, where ``ratios`` are of what may be chosen over its peer."""
-    low, high = np.percentile(ratios, [25, 75])
-    if low <= 1 <= high:
-        return 'even'
-    return 'faster' if (high < 1) == chosen else 'slower'
 
 
 def backward(shape: Shape, x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor,
