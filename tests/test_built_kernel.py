@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tconv_mmaction.layers import Conv3T, MultiBranchConv3d
+from tconv_mmaction.layers.affine_rule import AffineRule
 from tconv_mmaction.layers.built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
 from tconv_mmaction.layers.slice_product import SliceRule
 from tconv_mmaction.layers.temporal_basis import BasisRule, over_pixels, synthesis_matrix
@@ -22,12 +23,18 @@ def cases():
         first = torch.randn(out, inp, area, area, dtype=torch.float64)
         return SliceRule(), [first, torch.randn(out, depth * area * area, area * area, dtype=torch.float64)]
 
+    def affine(depth, area, out, inp, moved=True):
+        scale, *moves = torch.randn(4, depth - 1, out, dtype=torch.float64) / 3 * moved
+        return AffineRule(), [torch.randn(out, inp, 1, area, area, dtype=torch.float64), scale + 1, *moves]
+
     return [basis(3, 2., 3, 6, 4), basis(5, 2., 1, 4, 4), basis(5, 4., 1, 3, 2), basis(3, float('inf'), 3, 6, 4),
             basis(1, 4., 3, 6, 4), basis(3, 2., 5, 2, 2), basis(5, float('inf'), 1, 4, 4),
-            slices(3, 3, 6, 4), slices(2, 2, 6, 4)]
+            slices(3, 3, 6, 4), slices(2, 2, 6, 4),
+            affine(3, 3, 6, 4), affine(2, 2, 6, 4), affine(5, 3, 4, 4), affine(3, 5, 4, 2), affine(4, 4, 2, 3),
+            affine(3, 3, 6, 4, moved=False), affine(5, 2, 6, 4, moved=False)]
 
 
-@pytest.mark.parametrize('case', range(9))
+@pytest.mark.parametrize('case', range(16))
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last_3d])
 def test_equals_autograd(case, layout, monkeypatch):
     monkeypatch.setattr(BasisRule, 'PART', 5 * 27)  # several parts, the last one short
@@ -47,6 +54,34 @@ def test_equals_autograd(case, layout, monkeypatch):
         results.append([y, *(leaf.grad for leaf in leaves)])
     for got, want in zip(*results):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+def test_affine_rule_at_the_kinks_against_central_differences():
+    """At the identity, and where samples lie on other pixels than their own: derivatives are the mean of both sides."""
+    torch.manual_seed(0)
+    weight = torch.randn(2, 3, 1, 3, 3, dtype=torch.float64)
+    moves = torch.zeros(4, 2, 2, dtype=torch.float64)
+    moves[0] = 1
+    moves[2, 0, 1], moves[3, 1, 0] = 1., -1.  # by one pixel
+    cotangent = torch.randn(2, 3, 3, 3, 3, dtype=torch.float64)
+
+    def loss(values):
+        out = torch.empty_like(cotangent)
+        AffineRule().build(out, weight, *values)
+        return (out * cotangent).sum()
+
+    rule = AffineRule()
+    rule.build(torch.empty_like(cotangent), weight, *moves)
+    grads = torch.stack(rule.gradients(cotangent, weight, *moves)[1:])
+    again = torch.stack(rule.gradients(cotangent, weight, *moves)[1:])  # backward twice, with retain_graph
+    torch.testing.assert_close(again, grads, rtol=0, atol=0)
+    step = 1e-6
+    for index in range(moves.numel()):
+        ahead, behind = moves.clone(), moves.clone()
+        ahead.view(-1)[index] += step
+        behind.view(-1)[index] -= step
+        want = (loss(ahead) - loss(behind)) / (2 * step)
+        assert abs(grads.view(-1)[index] - want) < 1e-5
 
 
 def layers():

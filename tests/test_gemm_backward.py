@@ -30,7 +30,8 @@ def test_equals_autograd(monkeypatch, part, stride, padding, dilation, kernel):
     assert nothing is None
 
 
-def test_the_rule():
+def test_the_rule(monkeypatch):
+    monkeypatch.setattr(gemm_backward, 'has_avx512', lambda: False)
     kernel = torch.empty(512, 256, 3, 3, 3, device='meta')  # 3.5 million
 
     def pays(batch, frames, side, kernel=kernel, groups=1):
@@ -45,6 +46,8 @@ def test_the_rule():
     assert not pays(2, 2, 7, torch.empty(128, 256, 3, 3, 3, device='meta'))
     assert pays(2, 4, 14, torch.empty(256, 256, 3, 3, 3, device='meta'))
     assert not pays(4, 4, 14, torch.empty(256, 256, 3, 3, 3, device='meta'))
+    monkeypatch.setattr(gemm_backward, 'has_avx512', lambda: True)
+    assert not pays(2, 4, 14)
 
 
 @pytest.mark.parametrize('make', [

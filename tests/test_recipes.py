@@ -1,23 +1,22 @@
 """The switches of a training recipe (docs/recipes.md): each trains a tiny net, with the gradients it has without."""
-import argparse
 import copy
-import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from doc_pages import FENCE, ROOT, shell_commands
+from doc_pages import ROOT
 from mmaction.registry import HOOKS, MODELS
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
-from test_configs import assert_a_step_trains_everything, reduced
+from test_configs import reduced
 from torch import nn
 
-from tconv_mmaction.hooks.channels_last_hook import channels_last
+from tconv_mmaction.hooks.bf16_optim_wrapper import BF16OptimWrapper
+from tconv_mmaction.hooks.channels_last_hook import ChannelsLastHook, channels_last
 from tconv_mmaction.layers import Conv3T, ConvLSTM2d, MultiBranchConv3d, SeparableConv3d
 
 
@@ -25,10 +24,11 @@ def resnet(kind, **options):
     return dict(type='TemporalResNet3d', depth=18, base_channels=4, temporal_cfg=dict(type=kind), **options)
 
 
-# backbone, clip (T, H, W)
+# backbone, clip (T, H, W). Not below 32 pixels for the ResNets: their last stage would begin at a height of 1, and there
+# oneDNN's kernel gradients in bfloat16 with a stride of 2 are wrong on processors with AVX-512 (docs/recipes.md).
 NETS = {
-    '3T': (resnet('Conv3T'), (4, 16, 16)), 'multi-branch': (resnet('MultiBranchConv3d'), (4, 16, 16)),
-    'separable': (resnet('SeparableConv3d'), (4, 16, 16)), 'plain': (resnet('Conv3d'), (4, 16, 16)),
+    '3T': (resnet('Conv3T'), (4, 32, 32)), 'multi-branch': (resnet('MultiBranchConv3d'), (4, 32, 32)),
+    'separable': (resnet('SeparableConv3d'), (4, 32, 32)), 'plain': (resnet('Conv3d'), (4, 32, 32)),
     'LeNet5': (dict(type='LeNet5', temporal_cfg=dict(type='Conv3T'), in_channels=3, clip_shape=(12, 12, 12)),
                (12, 12, 12)),
     'GoogLeNet3d': (dict(type='GoogLeNet3d', temporal_cfg=dict(type='Conv3T')), (13, 61, 61)),
@@ -136,7 +136,8 @@ def test_bf16(name):
     expected, actual = (torch.cat([g.flatten() for g in grads.values()]) for grads in (
         gradients(model, x), {name: p.grad for name, p in other.named_parameters() if p.grad is not None}))
     assert actual.dtype == torch.float32 and torch.isfinite(actual).all()
-    assert torch.nn.functional.cosine_similarity(actual, expected, dim=0) > 0.9
+    # squares of gradients of a network without statistics leave the range of float32
+    assert torch.nn.functional.cosine_similarity(actual.double(), expected.double(), dim=0) > 0.9
     before = [p.detach().clone() for p in other.parameters()]
     wrapper.step()
     for p, b in zip(other.parameters(), before):
@@ -276,26 +277,25 @@ def test_the_runner_takes_every_switch(tmp_path):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5, msg=lambda m, name=name: f'{name}: {m}')
 
 
-def lines_per_backbone():
-    """(config, options of --cfg-options) of the commands in docs/recipes.md's section of that name."""
-    text = (ROOT / 'docs/recipes.md').read_text(encoding='utf-8')
-    section = re.search(r'^## One line per backbone\n(.*?)^## ', text, re.M | re.S)[1]
-    parser = argparse.ArgumentParser()
-    parser.add_argument('program', choices=['tools/train.py'])
-    parser.add_argument('config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    words = [words for fence in FENCE.finditer(section) for words in shell_commands(fence['code'])]
-    return [(args.config, args.cfg_options) for args in (parser.parse_args(line[1:]) for line in words)]
+BF16 = sorted((ROOT / 'configs/recognition').rglob('*-bf16-*.py'))  # tests/test_configs.py trains each one step
 
 
-@pytest.mark.parametrize('config, options', [
-    pytest.param(*line, id=Path(line[0]).stem, marks=[] if 'clstm' in line[0] else [pytest.mark.slow])
-    for line in lines_per_backbone()])
-def test_the_line_of_each_backbone_trains(config, options, tmp_path):
-    small = reduced(ROOT / config, tmp_path, options)
-    if small.get('compile'):
-        small.compile = dict(backend='eager')  # inductor would take minutes
-    runner = Runner.from_cfg(small)
+@pytest.mark.parametrize('path', BF16, ids=lambda path: path.stem)
+def test_the_bf16_configs_add_and_replace_nothing_else(path):
+    """The wrapper keeps its optimizer, no hook is gone, and the rest is the config's without -bf16."""
+    plain, changed = Config.fromfile(str(path).replace('-bf16-', '-')), Config.fromfile(path)
+    assert OPTIM_WRAPPERS.get(changed.optim_wrapper.type) is BF16OptimWrapper
+    hook = changed.default_hooks.pop('channels_last', None)
+    assert (hook is None) == (changed.model.backbone.type == 'ConvLSTMNet')
+    assert hook is None or HOOKS.get(hook.type) is ChannelsLastHook
+    changed.optim_wrapper.type = plain.optim_wrapper.type
+    assert changed.to_dict() == plain.to_dict()
+
+
+@pytest.mark.parametrize('path', [
+    pytest.param(path, id=path.stem, marks=[] if 'clstm' in path.stem else [pytest.mark.slow]) for path in BF16])
+def test_the_bf16_configs_train_in_bfloat16(path, tmp_path):
+    runner = Runner.from_cfg(reduced(path, tmp_path))
     seen = []
 
     def look(module, inputs):
@@ -306,34 +306,17 @@ def test_the_line_of_each_backbone_trains(config, options, tmp_path):
     if isinstance(first, torch.nn.ModuleList):  # is never called, and ConvLSTMNet runs the cells step by step itself
         first = runner.model.backbone
     first.register_forward_pre_hook(look)
-    assert_a_step_trains_everything(runner)
-    in_bf16, last = 'BF16OptimWrapper' in options.values(), 'ChannelsLastHook' in options.values()
+    runner.train()
     in_training = [rest for training, *rest in seen if training]  # the clip that CheckSetupHook passes through is not
-    assert in_training[0] == [torch.bfloat16 if in_bf16 else torch.float32, last]
+    assert in_training[0] == [torch.bfloat16, 'clstm' not in path.stem]
     assert {parameter.dtype for parameter in runner.model.parameters()} == {torch.float32}
-    hooks = {type(hook).__name__ for hook in runner.hooks}
-    assert {hook['type'] for hook in [*small.default_hooks.values(), *small.custom_hooks] if hook} <= hooks
 
 
-@pytest.mark.parametrize('config, options', lines_per_backbone(), ids=lambda value: Path(value).stem if isinstance(
-    value, str) else '')
-def test_the_lines_add_and_replace_nothing_else(config, options):
-    """What the slow test trains, by name: the wrapper keeps its optimizer, and no hook of the config is gone."""
-    plain, changed = Config.fromfile(ROOT / config), Config.fromfile(ROOT / config)
-    changed.merge_from_dict(options)
-    assert OPTIM_WRAPPERS.get(changed.optim_wrapper.type)
-    assert changed.optim_wrapper.optimizer == plain.optim_wrapper.optimizer
-    assert changed.custom_hooks == plain.custom_hooks
-    added = {name: hook for name, hook in changed.default_hooks.items() if name not in plain.default_hooks}
-    assert {**plain.default_hooks, **added} == dict(changed.default_hooks)
-    assert all(HOOKS.get(hook.type) for hook in added.values()) and changed != plain
-
-
-def test_there_is_a_line_for_every_family():
-    lines = {config for config, _ in lines_per_backbone()}
+def test_there_is_a_bf16_config_for_every_family():
+    text = (ROOT / 'docs/recipes.md').read_text(encoding='utf-8')
     for family in ('resnet18-3t', 'googlenet-3t', 'i3d-r50_ours', 's3d-r50_ours', 'r2plus1d18', 'clstm'):
-        assert any(Path(config).name.startswith(family) for config in lines), family
-    assert all((ROOT / config).is_file() for config in lines)
+        assert any(path.name.startswith(family) for path in BF16), family
+    assert all(path.relative_to(ROOT).as_posix() in text for path in BF16)
 
 
 @pytest.fixture
@@ -349,7 +332,7 @@ def test_psnr(recipes):
 
 def test_benchmark_of_the_switches(recipes, monkeypatch):
     """A tiny net with each switch: the step runs, and the difference is what the switch makes."""
-    monkeypatch.setitem(recipes['CASES'], 'tiny', (resnet('Conv3T'), (4, 16, 16), 4, None))
+    monkeypatch.setitem(recipes['CASES'], 'tiny', (resnet('Conv3T'), (4, 32, 32), 4, None))
     args = type('Args', (), dict(rounds=1, device='cpu'))()
     rows = recipes['step_rows']('tiny', ['bf16', 'channels last', 'checkpointing', 'accumulation'], args)
     differences = {row['candidate']: float(row['difference']) for row in rows}

@@ -81,7 +81,8 @@ def test_channels_last_stays():
 @pytest.mark.parametrize('kernel, size', [((3, 3, 3), (8, 10, 10)), ((5, 3, 3), (12, 7, 7)), ((5, 1, 1), (16, 7, 7)),
                                           ((5, 5), (24, 24))])
 def test_rounding(kernel, size):
-    """Root mean square errors in float32 as multiples of the convolution's own, and the largest against the values."""
+    """Errors in float32 against the values, root mean squares and the largest. The convolution's own differ by processor
+    (1.2e-7 to 9.2e-7 of the values), so they are no measure."""
     torch.manual_seed(0)
     weight = torch.randn(64, 64, *kernel) / (64 * torch.tensor(kernel).prod())**0.5
     x = torch.randn(2, 64, *size)
@@ -96,10 +97,8 @@ def test_rounding(kernel, size):
         found.append([t.detach().double() for t in (y, *torch.autograd.grad(y, (clip, w), grad))])
     inputs = x.detach(), weight, 4, *geometry
     found.append([convolve(*inputs), *convolve_backward(grad, *inputs, True, True)])
-    errors = [[float((t - exact).square().mean().sqrt()) for t in (ours, plain)] for exact, plain, ours in zip(*found)]
-    assert errors[0][0] <= 4 * errors[0][1]  # of the output
-    assert errors[2][0] <= 12 * errors[2][1]  # of the kernel's gradient, which oneDNN sums more exactly than the rest
     for exact, _, ours in zip(*found):
+        assert (ours - exact).square().mean().sqrt() <= 2.5e-6 * exact.square().mean().sqrt()
         assert (ours - exact).abs().max() <= 7e-6 * exact.abs().max()
 
 
@@ -176,7 +175,7 @@ def test_the_first_layer_has_the_same_gradients_with_it(monkeypatch):
     filtered = winograd.convolve_backward
     monkeypatch.setattr(winograd, 'convolve_backward', lambda *a: used.append(1) or filtered(*a))
     for outputs in (None, 3):
-        monkeypatch.setattr(winograd, 'choose', lambda *a, m=outputs: m)
+        monkeypatch.setattr(winograd, 'choose_few_channels', lambda *a, m=outputs: m)
         clip = x.clone().requires_grad_()
         y = layer(clip)
         leaves = [clip, *layer.parameters()]
@@ -201,3 +200,11 @@ def test_another_default_device_changes_nothing():
     with torch.device('meta'):
         found = torch.autograd.grad(layer(x).sum(), layer.weight)[0]
     torch.testing.assert_close(found, want, rtol=0, atol=0)
+
+
+def test_the_first_layers_gradients_are_left_to_avx512(monkeypatch):
+    stem = (2, 3, 8, 112, 112), torch.float32, (64, 3, 7, 7, 7), (2, 2, 2), (3, 3, 3), (1, 1, 1)
+    for avx512 in (True, False):
+        monkeypatch.setattr(winograd, 'has_avx512', lambda answer=avx512: answer)
+        assert winograd.choose_few_channels(*stem) == (None if avx512 else choose(*stem))
+    assert choose(*stem) is not None

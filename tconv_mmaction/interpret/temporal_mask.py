@@ -198,18 +198,33 @@ def centred_masks(frames: int, like: Optional[Tensor] = None) -> Tensor:
 @torch.no_grad()
 def _initial_masks(score_fn: Callable, clip: Tensor, target: Tensor, original: Tensor, keep: float,
                    chunk_size: int) -> Tensor:
-    """Per clip the smallest centred mask that keeps the share of the drop that the full freeze causes."""
+    """Per clip the smallest centred mask that keeps the share of the drop that the full freeze causes.
+
+    Each clip tries the full freeze, which the others are measured against, then one mask after the other from the
+    smallest on, and no more than it needs; those that still search share the batch.
+    """
     candidates = centred_masks(clip.size(2), clip)
-    chosen = []
-    for one, label, score in zip(clip.split(1), target.split(1), original):
-        drops = torch.cat([
-            score - _class_scores(score_fn, freeze_frames(one.expand(len(part), -1, -1, -1, -1), part),
-                                  label.expand(len(part)))
-            for part in candidates.split(chunk_size)])
-        enough = drops >= keep * drops[-1]
-        enough[-1] = True  # a full freeze that raises the score has no share to keep
-        chosen.append(candidates[int(enough.float().argmax())])  # the first that is enough
-    return torch.stack(chosen)
+    full = len(candidates) - 1
+    order = [full, *range(full)]
+    drops = original.new_zeros(len(clip), len(candidates))
+    chosen, tried = [full] * len(clip), 0  # a full freeze that raises the score has no share to keep
+    searching = list(range(len(clip)))
+    while searching and tried <= full:
+        together = max(1, chunk_size // len(searching))
+        masks = order[tried:tried + together]
+        pairs = [(n, m) for n in searching for m in masks]
+        for rows, columns in (zip(*pairs[i:i + chunk_size]) for i in range(0, len(pairs), chunk_size)):
+            rows, columns = list(rows), list(columns)
+            scores = _class_scores(score_fn, freeze_frames(clip[rows], candidates[columns]), target[rows])
+            drops[rows, columns] = original[rows] - scores
+        tried += len(masks)
+        enough = (drops >= keep * drops[:, full:]).tolist()
+        for n in list(searching):
+            found = next((m for m in order[1:tried] if enough[n][m]), None)
+            if found is not None:
+                chosen[n] = found
+                searching.remove(n)
+    return candidates[chosen]
 
 
 def _optimise(score_fn: Callable, clip: Tensor, target: Tensor, initial: Tensor, settings) -> Tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from . import packed_conv, winograd
+from .affine_rule import AffineRule
 from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
 from .conv_base import ConvBase, without_autocast
 from .factored_conv3t import factored_conv3t
@@ -168,6 +169,9 @@ class Conv3T(ConvBase):
                 geometry = self.stride, self.padding, self.dilation, self.groups
                 if few_slices(first):
                     y = winograd.few_channels_conv3d(x, self.kernel(), *geometry)
+                elif self.transform == 'affine' and self.kernel_size[0] > 1 and first.shape[2] == first.shape[3]:
+                    y = built_kernel_conv3d(x, self._workspace, AffineRule(), *geometry, self.weight,
+                                            *(getattr(self, name) for name in TEMPORAL_PARAMETERS))
                 else:
                     y = built_kernel_conv3d(x, self._workspace, SliceRule(), *geometry, first, slice_transforms(
                         self.matrices(), self.kernel_size[1:]).flatten(1, 2))

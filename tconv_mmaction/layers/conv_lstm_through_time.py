@@ -40,10 +40,11 @@ class _Recurrence:
 
     def backward(self, grad: Tensor, h: Tensor, wants_h: bool, wants_weight: bool) -> Optional[Tensor]:
         if self.fast is not None:
-            if wants_weight and self.total is None:
-                self.total = torch.zeros_like(self.fast.kernels)
-            grad_h = torch.zeros_like(h) if wants_h else None
-            self.fast.backward(grad, h, grad_h, self.total)
+            first = self.total is None
+            if wants_weight and first:
+                self.total = torch.empty_like(self.fast.kernels)
+            grad_h = torch.empty_like(h) if wants_h else None
+            self.fast.backward(grad, h, grad_h, self.total if wants_weight else None, replace=first)
             return grad_h
         if not (wants_h or wants_weight):
             return None
@@ -128,6 +129,7 @@ class _ThroughTime(torch.autograd.Function):
         dh, dc = grad_h, grad_c  # of the state after the step, from the steps behind it
         buffer = torch.empty_like(gates[0])
         tanh_c, scratch = torch.empty_like(outputs[0]), torch.empty_like(outputs[0])
+        least = torch.finfo(outputs.dtype).tiny
         t = len(frames)
         for number in range(len(gates) - 1, -1, -1):
             of_gates = buffer[:len(gates[number])]
@@ -141,7 +143,8 @@ class _ThroughTime(torch.autograd.Function):
                 if dh is None:  # only the last c was used
                     grad_o.zero_()
                 else:
-                    torch.tanh(cells[t], out=tanh_c)
+                    # h = o tanh(c), and a quotient takes less time than tanh; below the least o, h is nothing as well
+                    torch.div(outputs[t], torch.clamp(o, min=least, out=scratch), out=tanh_c)
                     _sigmoid_backward(torch.mul(dh, tanh_c, out=scratch), o, grad_input=grad_o)
                     through = torch.ops.aten.tanh_backward(torch.mul(dh, o, out=scratch), tanh_c)
                     dc = through if dc is None else through.add_(dc)

@@ -1,14 +1,15 @@
 """The backward pass of a 3D convolution with a large kernel and small activations, as matrix products.
 
 In the last stages of a network a kernel has millions of numbers and a clip a few hundred positions. There two products
-with a matrix of patches beat oneDNN's gradients on CPU; docs/benchmarks.md has such a layer, 256 -> 512 3^3 with stride
-2 at 4x14x14, where Conv3T takes less time than the convolution although it has a kernel to make.
+with a matrix of patches beat oneDNN's gradients on processors without AVX-512 (docs/benchmarks.md).
 """
 from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .cpu_capability import has_avx512
 
 Triple = Tuple[int, int, int]
 # the limits of pays()
@@ -21,11 +22,11 @@ def pays(x: Tensor, grad: Tensor, kernel: Tensor, groups: int) -> bool:
     """Whether the kernel is large, and larger than ``PER_POSITION`` numbers for each position of the output.
 
     The limits are where it began to pay on two cores: tools/benchmarks/inner_paths.py. A single clip, as a rule, has
-    PyTorch's own gradients as fast.
+    PyTorch's own gradients as fast, and so has everything where oneDNN has AVX-512.
     """
     positions = grad.numel() // grad.shape[1]
     large = kernel.numel() >= max(LEAST, PER_POSITION * positions)
-    return large and groups == 1 and len(x) > 1
+    return large and groups == 1 and len(x) > 1 and not has_avx512()
 
 
 def gemm_backward(grad: Tensor, x: Tensor, kernel: Tensor, stride: Triple, padding: Triple, dilation: Triple,

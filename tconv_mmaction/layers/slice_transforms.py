@@ -5,7 +5,7 @@ channels, and the way from the first slice to the b-th is the product of the ste
 their cost is the number of operations: all steps and filters are handled at once, the filters last in memory (P, kH and
 kW are a handful of numbers), and the derivative is written out.
 """
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -58,8 +58,9 @@ def _plain(theta: Tensor, size: Tuple[int, int]) -> Tensor:
     return torch.stack([identity, *_composed(resampling_matrices(theta, size))], dim=1)
 
 
-def _sum_of_products(these: Sequence[Tensor], those: Sequence[Tensor]) -> Tensor:
-    total = these[0] * those[0]
+def sum_of_products(these: Sequence[Tensor], those: Sequence[Tensor], out: Optional[Tensor] = None) -> Tensor:
+    """The sum of elementwise products, without autograd."""
+    total = torch.mul(these[0], those[0], out=out)
     for this, that in zip(these[1:], those[1:]):
         total.addcmul_(this, that)
     return total
@@ -95,8 +96,8 @@ class _SliceTransforms(torch.autograd.Function):
         of_steps[0] = of_product
         pixels = steps.shape[-1]
         share = of_steps.view(-1, pixels * pixels).mT.reshape(pixels, *ctx.size, -1)
-        y = _sum_of_products(share.unbind(2), columns.unsqueeze(2).unbind(1)).mul_(hat_slope(to_rows)).sum(1)  # P, B
-        x = _sum_of_products(share.unbind(1), rows.unsqueeze(2).unbind(1)).mul_(hat_slope(to_columns)).sum(1)
+        y = sum_of_products(share.unbind(2), columns.unsqueeze(2).unbind(1)).mul_(hat_slope(to_rows)).sum(1)  # P, B
+        x = sum_of_products(share.unbind(1), rows.unsqueeze(2).unbind(1)).mul_(hat_slope(to_columns)).sum(1)
         return torch.bmm(pixel_grid(ctx.size, theta)[0], torch.stack([x, y])).permute(2, 0, 1).view(theta.shape), None
 
 

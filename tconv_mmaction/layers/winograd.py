@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cpu_capability import has_avx512
 from .eager import differentiable_gradients
 
 POINTS = (0., 1., -1., .5, -2., 2., -.5)  # and infinity, in the order in which longer kernels need them
@@ -177,9 +178,11 @@ class Winograd:
         count, channels, length, *rest = x.shape
         windows = self._buffer('windows', self.points, count, channels, tiles, *rest)
         for j, inside, rows in self._rows(length, tiles):
-            windows[j, :, :, :inside.start].zero_()
+            if inside.start:
+                windows[j, :, :, :inside.start].zero_()
             windows[j, :, :, inside].copy_(x[:, :, rows])
-            windows[j, :, :, inside.stop:].zero_()
+            if inside.stop < tiles:
+                windows[j, :, :, inside.stop:].zero_()
         out = self._buffer('analysed', *windows.shape)
         torch.mm(self.analysis, windows.flatten(1), out=out.flatten(1))
         return out
@@ -203,9 +206,10 @@ class Winograd:
             target.copy_(source) if replace else target.add_(source)
         return out
 
-    def backward(self, grad: Tensor, x: Tensor, grad_x: Optional[Tensor], grad_kernels: Optional[Tensor]) -> None:
-        """From the gradient of the output, add that of the input to ``grad_x``, like ``x``, and add what is due to
-        the kernels to ``grad_kernels``, like :attr:`kernels`. Either may be None."""
+    def backward(self, grad: Tensor, x: Tensor, grad_x: Optional[Tensor], grad_kernels: Optional[Tensor],
+                 replace: bool) -> None:
+        """From the gradient of the output: put that of the input into ``grad_x``, like ``x``, and add what is due to
+        the kernels to ``grad_kernels``, like :attr:`kernels`, or put it there. Either may be None."""
         count, channels, length, *rest = grad.shape
         tiles = -(-length // self.outputs)
         of_outputs = self._buffer('outputs', self.outputs, count, channels, tiles, *rest)
@@ -224,14 +228,19 @@ class Winograd:
                 (grad_x is not None, grad_kernels is not None, False))
             parts.append(of_part if grad_x is None else turn(of_part))
             if grad_kernels is not None:
-                grad_kernels[i].add_(of_kernel)
+                grad_kernels[i].copy_(of_kernel) if replace else grad_kernels[i].add_(of_kernel)
         if grad_x is None:
             return
         windows = self._buffer('windows', self.points, *parts[0].shape)
         of_analysed = torch.stack(parts, out=self._buffer('analysed', *windows.shape))
         torch.mm(self.analysis.T, of_analysed.flatten(1), out=windows.flatten(1))
-        for j, inside, rows in self._rows(x.shape[2], tiles):  # the tiles overlap: each row was in several
-            grad_x[:, :, rows].add_(windows[j, :, :, inside])
+        # The tiles overlap, each row may be in several. The first m rows of all are each row once, up to the last tile's.
+        alone = self.outputs * tiles - self.pad
+        if alone < x.shape[2]:
+            grad_x[:, :, alone:].zero_()
+        for j, inside, rows in self._rows(x.shape[2], tiles):
+            part, target = windows[j, :, :, inside], grad_x[:, :, rows]
+            target.copy_(part) if j < self.outputs else target.add_(part)
 
     def weight_gradient(self, grad_kernels: Tensor) -> Tensor:
         """The gradient of ``weight`` from that of :attr:`kernels`."""
@@ -259,15 +268,16 @@ def convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, outputs: int, str
                       padding: Sequence[int], dilation: Sequence[int], groups: int, wants_x: bool,
                       wants_weight: bool) -> Tuple[Optional[Tensor], Optional[Tensor]]:
     """The gradients of ``x`` and ``weight`` of :func:`convolve` from that of its output, or None."""
-    grad_x = torch.zeros_like(x) if wants_x else None
+    fresh = torch.empty_like if stride[0] <= weight.shape[2] else torch.zeros_like  # some frames may be in no window
+    grad_x = fresh(x) if wants_x else None
     grad_weight = torch.empty_like(weight) if wants_weight else None
     for taps, frames, before in phases(weight.shape[2], stride[0], padding[0]):
         conv = Winograd(weight[:, :, taps], outputs, before, stride, padding, dilation, groups)
-        grad_kernels = torch.zeros_like(conv.kernels) if wants_weight else None
+        grad_kernels = torch.empty_like(conv.kernels) if wants_weight else None
         parts, of_parts = _parts(conv, x[:, :, frames], grad)
         targets = grad_x[:, :, frames].split(len(parts[0])) if wants_x else [None] * len(parts)
-        for part, of_part, target in zip(parts, of_parts, targets):
-            conv.backward(of_part, part, target, grad_kernels)
+        for number, (part, of_part, target) in enumerate(zip(parts, of_parts, targets)):
+            conv.backward(of_part, part, target, grad_kernels, replace=number == 0)
         if wants_weight:
             grad_weight[:, :, taps] = conv.weight_gradient(grad_kernels)
     return grad_x, grad_weight
@@ -298,14 +308,20 @@ class _FilteredGradients(torch.autograd.Function):
         return *differentiable_gradients([y], (x, weight), [grad], wants), None, None
 
 
+def choose_few_channels(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stride: Sequence[int],
+                        padding: Sequence[int], dilation: Sequence[int], groups: int = 1) -> Optional[int]:
+    """:func:`choose` for :func:`few_channels_conv3d`. oneDNN's AVX-512 convolutions leave nothing to gain there."""
+    return None if has_avx512() else choose(shape, dtype, kernel, stride, padding, dilation, groups)
+
+
 def few_channels_conv3d(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int],
                         dilation: Sequence[int], groups: int) -> Tensor:
     """``F.conv3d(x, weight, None, stride, padding, dilation, groups)`` for the first layer of a network.
 
     With a handful of input channels the convolution itself is fast and only its gradients are worth filtering, where
-    :func:`choose` says so. For a training step on CPU: see :func:`.built_kernel.can_build_in_place`.
+    :func:`choose_few_channels` says so. For a training step on CPU: see :func:`.built_kernel.can_build_in_place`.
     """
-    outputs = choose(x.shape, x.dtype, weight.shape, stride, padding, dilation, groups)
+    outputs = choose_few_channels(x.shape, x.dtype, weight.shape, stride, padding, dilation, groups)
     if outputs is None:
         return F.conv3d(x, weight, None, stride, padding, dilation, groups)
     return _FilteredGradients.apply(x, weight, outputs, (stride, padding, dilation, groups))

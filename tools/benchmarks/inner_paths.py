@@ -95,9 +95,10 @@ def backward(shape: Shape, x: torch.Tensor, weight: torch.Tensor, grad: torch.Te
 def of_winograd(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
     x, weight = shape.tensors(device)
     geometry = shape.geometry()
-    chosen = winograd.choose(x.shape, x.dtype, weight.shape, *geometry)
-    outputs = chosen or winograd.best_tile(shape.size[0], shape.kernel[0], geometry[1][0], shape.stride)[0]
     stem = shape.in_channels < 9  # such layers take its gradients only, and none of the clip
+    choose = winograd.choose_few_channels if stem else winograd.choose
+    chosen = choose(x.shape, x.dtype, weight.shape, *geometry)
+    outputs = chosen or winograd.best_tile(shape.size[0], shape.kernel[0], geometry[1][0], shape.stride)[0]
     conv = F.conv3d if len(shape.size) == 3 else F.conv2d
     exact = conv(x.double(), weight.double(), None, *geometry)
     plain, ours = conv(x, weight, None, *geometry), winograd.convolve(x, weight, outputs, *geometry)

@@ -1,0 +1,5 @@
+# GoogLeNet with 3TConv on Jester, with the switches for a GPU (docs/recipes.md): bfloat16 and channels last.
+_base_ = 'googlenet-3t_scratch_1xb20-30x1x1-100e_jester-rgb.py'
+
+optim_wrapper = dict(type='BF16OptimWrapper')
+default_hooks = dict(channels_last=dict(type='ChannelsLastHook'))
