@@ -107,6 +107,26 @@ def test_the_graph_free_pass_leaves_the_given_state_alone():
     assert not again.requires_grad
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_a_closed_output_gate_has_the_gradients_of_autograd(dtype):
+    """tanh(c) is h over the gate in the backward pass; a gate of 0, or nearly, spoils nothing."""
+    torch.manual_seed(0)
+    layer = make(stride=1).to(dtype)
+    with torch.no_grad():
+        layer.bias[-4:] = torch.tensor([-1e4, -720. if dtype == torch.float64 else -90., 0., 30.])
+    x = clip(2, 3, 4, 6, 5).to(dtype)
+    weight = clip(2, 4, 4, 6, 5).to(dtype)
+    found = []
+    for run in (lambda: layer(x)[0], lambda: naive(layer, x, *(x.new_zeros(2, 4, 6, 5) for _ in range(2)))[0]):
+        y = run()
+        found.append([y, *torch.autograd.grad((y * weight).sum(), list(layer.parameters()))])
+    assert (found[0][0][:, 0] == 0).all() and (found[0][0][:, 1].abs() < 1e-30).all()
+    tolerance = dict(rtol=1e-3, atol=1e-4) if dtype == torch.float32 else dict(rtol=1e-10, atol=1e-10)
+    for got, want in zip(*found):
+        assert torch.isfinite(got).all()
+        torch.testing.assert_close(got, want, **tolerance)
+
+
 def test_second_derivatives():
     layer = make(2, 2, 3, 1)
     x, start = clip(1, 2, 3, 3, 4), tuple(clip(1, 2, 3, 4) for _ in 'hc')

@@ -1,7 +1,6 @@
 """The switches of a training recipe (docs/recipes.md): each trains a tiny net, with the gradients it has without."""
 import copy
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ def resnet(kind, **options):
     return dict(type='TemporalResNet3d', depth=18, base_channels=4, temporal_cfg=dict(type=kind), **options)
 
 
-# backbone, clip (T, H, W). Not below 32 pixels for the ResNets: their last stage would begin at a height of 1, and there
+# backbone, clip (T, H, W). Not below 32 pixels for the ResNets: their last stage would begin at a height of 1, where
 # oneDNN's kernel gradients in bfloat16 with a stride of 2 are wrong on processors with AVX-512 (docs/recipes.md).
 NETS = {
     '3T': (resnet('Conv3T'), (4, 32, 32)), 'multi-branch': (resnet('MultiBranchConv3d'), (4, 32, 32)),

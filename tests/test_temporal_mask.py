@@ -13,7 +13,7 @@ from tconv_mmaction.interpret import (
     reverse_frames,
     total_variation,
 )
-from tconv_mmaction.interpret.temporal_mask import centred_masks, reverse_indices
+from tconv_mmaction.interpret.temporal_mask import _initial_masks, centred_masks, reverse_indices
 
 GOLDEN = golden('temporal_mask_*.npz')
 EXACT = dict(rtol=1e-10, atol=1e-10)
@@ -87,6 +87,46 @@ def test_total_variation_by_hand():
 def test_centred_masks():
     assert centred_masks(5).tolist() == [[0, 0, 1, 0, 0], [0, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
     assert centred_masks(4).tolist() == [[0, 1, 1, 0], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize('clips, chunk_size', [(1, 8), (1, 1), (5, 8), (5, 2), (3, 3)])
+def test_the_first_mask_that_is_enough_without_trying_the_larger_ones(clips, chunk_size):
+    """Against the search over all; the drops do not grow with the mask, and one full freeze raises the score."""
+    torch.manual_seed(clips)
+    frames, keep = 12, 0.9
+    table = torch.rand(clips, frames // 2, dtype=torch.float64)  # the score of each clip under each mask
+    table[0, -1] = 2.  # its score rises
+    original = torch.full((clips, ), 1., dtype=torch.float64)
+    tried = []
+
+    def score(clip):  # a clip's first frame says which it is, the frozen frames how many there are
+        assert len(clip) <= chunk_size
+        which = clip[:, 0, 0, 0, 0].long()
+        moving = (clip[:, 0, 1:] != clip[:, 0, :-1]).flatten(1).sum(1) + 1
+        size = (frames - moving).tolist()
+        masks = [int(centred.index(s)) for s in size]
+        tried.extend(zip(which.tolist(), masks))
+        p = table[which, masks]
+        return torch.stack([1 - p, p], 1)
+
+    clip = torch.arange(frames, dtype=torch.float64).expand(clips, 1, frames)[..., None, None].clone() * 100
+    clip[:, 0, 0, 0, 0] = torch.arange(clips)
+    candidates = centred_masks(frames, clip)
+    # the mask's first frame is frozen to the one before, except in the full mask, which has none before
+    centred = [int(mask.sum()) - int(mask[0]) for mask in candidates]
+    found = _initial_masks(score, clip, torch.ones(clips, dtype=torch.long), original, keep, chunk_size)
+    for n in range(clips):
+        drops = original[n] - table[n]
+        enough = [m for m in range(len(candidates)) if drops[m] >= keep * drops[-1]] or [len(candidates) - 1]
+        best = min(enough[0], len(candidates) - 1)
+        assert found[n].tolist() == candidates[best].tolist(), n
+    assert len(tried) == len(set(tried))  # nothing twice
+    assert {(n, len(candidates) - 1) for n in range(clips)} <= set(tried)
+    if chunk_size <= clips:  # one mask at a time: none beyond the one that was enough
+        for n in range(clips):
+            ours = sorted(m for clip_, m in tried if clip_ == n and m < len(candidates) - 1)
+            index = candidates.tolist().index(found[n].tolist())
+            assert ours == list(range(min(index, len(candidates) - 2) + 1)) or index == len(candidates) - 1
 
 
 def event_score(events):

@@ -81,8 +81,8 @@ def test_channels_last_stays():
 @pytest.mark.parametrize('kernel, size', [((3, 3, 3), (8, 10, 10)), ((5, 3, 3), (12, 7, 7)), ((5, 1, 1), (16, 7, 7)),
                                           ((5, 5), (24, 24))])
 def test_rounding(kernel, size):
-    """Errors in float32 against the values, root mean squares and the largest. The convolution's own differ by processor
-    (1.2e-7 to 9.2e-7 of the values), so they are no measure."""
+    """Errors in float32 against the values, root mean squares and the largest. The convolution's own depend on the
+    processor (1.2e-7 to 9.2e-7 of the values), so they are no measure."""
     torch.manual_seed(0)
     weight = torch.randn(64, 64, *kernel) / (64 * torch.tensor(kernel).prod())**0.5
     x = torch.randn(2, 64, *size)

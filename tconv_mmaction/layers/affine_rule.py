@@ -44,7 +44,7 @@ def _constants(size: int, dtype: torch.dtype) -> Tuple[Tensor, ...]:
 
 
 class AffineRule:
-    """One call's kernel from ``weight (O, I, 1, k, k)`` and the four ``(kT-1, O)`` parameters, kT > 1; float, on CPU."""
+    """One call's kernel from ``weight (O, I, 1, k, k)`` and the four ``(kT-1, O)`` parameters, kT > 1; on CPU."""
 
     def shape(self, weight: Tensor, scale: Tensor, *moves: Tensor) -> tuple:
         return (*weight.shape[:2], len(scale) + 1, *weight.shape[3:])

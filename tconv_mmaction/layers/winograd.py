@@ -234,7 +234,7 @@ class Winograd:
         windows = self._buffer('windows', self.points, *parts[0].shape)
         of_analysed = torch.stack(parts, out=self._buffer('analysed', *windows.shape))
         torch.mm(self.analysis.T, of_analysed.flatten(1), out=windows.flatten(1))
-        # The tiles overlap, each row may be in several. The first m rows of all are each row once, up to the last tile's.
+        # The tiles overlap. Their first m rows are each row once, up to the last tile's; the others are added.
         alone = self.outputs * tiles - self.pad
         if alone < x.shape[2]:
             grad_x[:, :, alone:].zero_()

@@ -1,4 +1,4 @@
-# S3D-ResNet50 by the paper, multi-branch, on mini-SSv2, with the switches for a GPU (docs/recipes.md): bfloat16 and channels last.
+# S3D-ResNet50 by the paper on mini-SSv2 with the switches for a GPU (docs/recipes.md): bfloat16, channels last.
 _base_ = 's3d-r50_ours_imagenet-pretrained_8xb3-32x2x1-35e_mini-sthv2-rgb.py'
 
 optim_wrapper = dict(type='BF16OptimWrapper')
