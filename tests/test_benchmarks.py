@@ -298,3 +298,40 @@ def test_masks(script, tmp_path):
 def test_lenet_of_the_mask_benchmark(script):
     scores = script('masks')['LeNetScores']()(torch.rand(2, 1, 30, 28, 28))
     torch.testing.assert_close(scores.sum(1), torch.ones(2))
+
+
+def test_allocator_rows_are_ratios_of_processes(script, monkeypatch):
+    """Made-up processes: against the same network without the variables, and against the peer with them."""
+    namespace = script('allocator')
+    runs = {'3D-ResNet18': {False: [2., 4., 2.], True: [1., 1., 1.]}, '3T-ResNet18': {False: [1., 1., 2.],
+                                                                                     True: [.5, 1., .5]}}
+    seen = []
+
+    def in_a_process(name, network, steps, variables):
+        assert (name, steps) == ('3t-resnet18', 7) and variables in ({}, namespace['KEPT'])
+        seen.append((network, bool(variables)))
+        return dict(seconds=runs[network][bool(variables)][seen.count(seen[-1]) - 1], faults=0 if variables else 9)
+
+    monkeypatch.setitem(namespace['rows_of'].__globals__, 'in_a_process', in_a_process)
+    rows = namespace['rows_of']('3t-resnet18', 3, 7)
+    assert [(row['candidate'], row['peer'], row['ratio'], row['peer_ms'], row['faults'], row['peer_faults'])
+            for row in rows] == [
+        ('3D-ResNet18, kept', '3D-ResNet18, default', .5, 2000., 0, 9),
+        ('3T-ResNet18, kept', '3T-ResNet18, default', .5, 1000., 0, 9),
+        ('3T-ResNet18, kept', '3D-ResNet18, kept', .5, 1000., 0, 0)]
+    assert seen[:4] == seen[4:8][::-1]  # the order turns from round to round
+
+
+def test_allocator_measures_a_process_with_its_variables(script, tmp_path, monkeypatch):
+    namespace = script('allocator')
+    child = tmp_path / 'child.py'
+    child.write_text('import json, os, sys\nprint("said")\nprint(json.dumps(dict(seconds=len(sys.argv), faults='
+                     'int(os.environ.get("MALLOC_TRIM_THRESHOLD_", 5)))))\n')
+    monkeypatch.setitem(namespace['in_a_process'].__globals__, '__file__', str(child))
+    monkeypatch.setenv('MALLOC_TRIM_THRESHOLD_', '7')  # the user's own is not what is compared
+    run = namespace['in_a_process']
+    assert run('a', 'b', 3, {})['faults'] == 5
+    assert run('a', 'b', 3, namespace['KEPT']) == dict(seconds=6, faults=1 << 32)
+    child.write_text('raise SystemExit(3)')
+    with pytest.raises(RuntimeError, match='a, b: .* exit status 3'):
+        run('a', 'b', 3, {})

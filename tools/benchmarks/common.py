@@ -53,7 +53,8 @@ def environment(device: str) -> str:
         models = [line.split(':', 1)[1].strip() for line in cpuinfo.read_text().split('\n')
                   if line.startswith('model name')] if cpuinfo.exists() else []
         cpu = models[0] if models else platform.processor() or platform.machine()
-        name = f"{cpu}, {torch.get_num_threads()} threads"
+        # processors of one name may differ in it, and it decides how much a convolution takes
+        name = f'{cpu} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads'
     return f'{name}; torch {torch.__version__}, Python {platform.python_version()}; {datetime.date.today().isoformat()}'
 
 
