@@ -6,13 +6,15 @@ turn scores into numpy arrays for the training accuracy, and numpy has no bfloat
 in which the loss is better off anyway. So do the outputs of the head's own modules, since the scores of auxiliary
 classifiers do not pass its forward.
 """
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Iterator
 
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
+
+from ..compat.short_convolutions import ShortConvolutionsInFloat32
 
 
 def in_float32(value: Any) -> Any:
@@ -29,6 +31,7 @@ class BF16OptimWrapper(OptimWrapper):
     """``OptimWrapper`` with the forward and the loss under ``torch.autocast`` in bfloat16; arguments are the same.
 
     Parameters, their gradients and the optimizer's state stay float32. The device is that of the model's parameters.
+    On CPU, convolutions of inputs shorter than their kernel stay float32, too: :mod:`..compat.short_convolutions`.
     """
 
     @contextmanager
@@ -39,7 +42,8 @@ class BF16OptimWrapper(OptimWrapper):
         makers = [] if head is None else [head, *head.children()]
         handles = [m.register_forward_hook(lambda module, inputs, out: in_float32(out)) for m in makers]
         try:
-            with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
+            short = ShortConvolutionsInFloat32() if device == 'cpu' else nullcontext()
+            with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16), short:
                 yield
         finally:
             for handle in handles:

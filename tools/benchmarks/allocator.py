@@ -2,15 +2,15 @@
 
     python tools/benchmarks/allocator.py --out-dir docs/benchmarks
 
-A step frees and asks for the same large tensors again and again. glibc gives blocks above a threshold back to the system,
-which hands them out anew page by page, zeroed. Two variables of the environment keep them:
+A step frees and asks for the same large tensors again and again. glibc gives blocks above a threshold back to the
+system, which hands them out anew page by page, zeroed. Two variables of the environment keep them:
 
     MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 python tools/train.py CONFIG
 
-They are read when a process starts, so every time is of a process of its own: in each round one without and one with them
-per network, each the median of ``--steps`` steps. ``against`` 'default' is the same network without them; '3D, kept' the
-network with plain convolutions with them, which profits more: its gradients are larger. ``faults`` is the number of pages
-per step that the system had to hand out. Linux with glibc only.
+They are read when a process starts, so every time is of a process of its own: in each round one without and one with
+them per network, each the median of ``--steps`` steps. The peer 'NETWORK, default' is the same network without them;
+'3D-..., kept' the network of plain convolutions with them. ``faults`` and ``peer_faults`` are the pages per step that
+the system had to hand out. Linux with glibc only.
 """
 import json
 import os
