@@ -119,7 +119,8 @@ class Conv3T(ConvBase):
         in training, where the kernel path also pays for the kernel's gradient, unless that activation is large for one
         clip: more than ``LARGE`` elements, or, where the kernel path saves products itself (:mod:`.winograd`), than
         ``LARGE_FOR_CHANNELS`` times the square of the channels. In eval mode, where the kernel is cached, it wins from
-        512 channels and 128 positions N*T*H*W on. It is never chosen with a spatial stride (it would compute 4 times
+        512 channels and 128 positions N*T*H*W on, if clips have more frames than the kernel; in shorter ones the
+        kernel path has little to do for the taps that see padding. It is never chosen with a spatial stride (it would compute 4 times
         the positions), on other devices, under autocast, and while torch.compile, torch.export or torch.jit trace.
         """
         depth, height, width = self.kernel_size
@@ -131,7 +132,7 @@ class Conv3T(ConvBase):
                 large = LARGE_FOR_CHANNELS * channels**2
             pays = channels > 128 and positions * self.out_channels * height * width <= large * shape[0]
         else:
-            pays = channels >= 512 and positions >= 128
+            pays = channels >= 512 and positions >= 128 and x.shape[-3] > depth
         return (pays and depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1) and x.device.type == 'cpu'
                 and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
                 and not torch.is_autocast_enabled(x.device.type))
