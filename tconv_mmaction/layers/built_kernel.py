@@ -56,20 +56,17 @@ class Workspace:
 class _BuiltKernelConv(torch.autograd.Function):
 
     @staticmethod
-    def forward(x, workspace, rule, geometry, *parameters):
+    def forward(ctx, x, workspace, rule, geometry, *parameters):  # one function: with setup_context, a call takes longer
         kernel = workspace.borrow(rule.shape(*parameters), parameters[0])
         rule.build(kernel, *parameters)
         stride, padding, dilation, groups = geometry
         outputs = winograd.choose(x.shape, x.dtype, kernel.shape, *geometry)
+        ctx.workspace, ctx.rule, ctx.geometry, ctx.outputs, ctx.stamp = (
+            workspace, rule, geometry, outputs, workspace.stamp)
+        ctx.save_for_backward(x, *parameters)
         if outputs is not None:
             return winograd.convolve(x, kernel, outputs, *geometry)
         return F.conv3d(x, kernel, None, stride, padding, dilation, groups)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, ctx.workspace, ctx.rule, ctx.geometry, *parameters = inputs
-        ctx.stamp = ctx.workspace.stamp
-        ctx.save_for_backward(x, *parameters)
 
     @staticmethod
     def backward(ctx, grad):
@@ -86,9 +83,8 @@ class _BuiltKernelConv(torch.autograd.Function):
             ctx.rule.build(kernel, *parameters)
             ctx.stamp = ctx.workspace.stamp
         wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4:])
-        outputs = winograd.choose(x.shape, x.dtype, kernel.shape, *ctx.geometry)
-        if outputs is not None:
-            grad_x, grad_kernel = winograd.convolve_backward(grad, x, kernel, outputs, *ctx.geometry, *wants)
+        if ctx.outputs is not None:
+            grad_x, grad_kernel = winograd.convolve_backward(grad, x, kernel, ctx.outputs, *ctx.geometry, *wants)
         elif gemm_backward.pays(x, grad, kernel, groups):
             grad_x, grad_kernel = gemm_backward.gemm_backward(grad, x, kernel, *ctx.geometry[:3], *wants)
         else:

@@ -125,17 +125,17 @@ class Conv3T(ConvBase):
         """
         depth, height, width = self.kernel_size
         channels, positions = self.in_channels // self.groups, x.numel() // self.in_channels
-        if self.training or self._needs_graph():
-            large, shape, kernel = LARGE, (1, *x.shape)[-5:], (self.out_channels, channels, *self.kernel_size)
-            if not isinstance(self.padding, str) and winograd.choose(
-                    shape, x.dtype, kernel, self.stride, self.padding, self.dilation, self.groups) is not None:
-                large = LARGE_FOR_CHANNELS * channels**2
-            pays = channels > 128 and positions * self.out_channels * height * width <= large * shape[0]
-        else:
-            pays = channels >= 512 and positions >= 128 and x.shape[-3] > depth
-        return (pays and depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1) and x.device.type == 'cpu'
-                and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
-                and not torch.is_autocast_enabled(x.device.type))
+        if not (channels > 128 and depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1)
+                and x.device.type == 'cpu' and x.dtype == self.weight.dtype
+                and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)):
+            return False
+        if not (self.training or self._needs_graph()):
+            return channels >= 512 and positions >= 128 and x.shape[-3] > depth
+        large, shape, kernel = LARGE, (1, *x.shape)[-5:], (self.out_channels, channels, *self.kernel_size)
+        if not isinstance(self.padding, str) and winograd.choose(
+                shape, x.dtype, kernel, self.stride, self.padding, self.dilation, self.groups) is not None:
+            large = LARGE_FOR_CHANNELS * channels**2
+        return positions * self.out_channels * height * width <= large * shape[0]
 
     def _needs_graph(self) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
