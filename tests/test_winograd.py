@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from tconv_mmaction.layers import Conv3T, MultiBranchConv3d, winograd
+from tconv_mmaction.layers.scratch import scratch
 from tconv_mmaction.layers.winograd import Winograd, best_tile, choose, convolve, convolve_backward, matrices
 
 EXACT = dict(rtol=1e-11, atol=1e-11)
@@ -196,7 +197,7 @@ def test_another_default_device_changes_nothing():
     assert choose(x.shape, x.dtype, (64, 64, 3, 3, 3), *PLAIN)
     want = torch.autograd.grad(layer(x).sum(), layer.weight)[0]
     matrices.cache_clear()
-    winograd._scratch.held.clear()
+    scratch.held.clear()
     with torch.device('meta'):
         found = torch.autograd.grad(layer(x).sum(), layer.weight)[0]
     torch.testing.assert_close(found, want, rtol=0, atol=0)

@@ -21,11 +21,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import fused_second_stage
+from .scratch import scratch
 
 # Elements of U per chunk of clips on CPU (4 MB in float32), which bounds the memory; what that does to the time is in
 # tools/benchmarks/inner_paths.py. Accelerators get the whole batch, up to KEEP_ELEMENTS.
 CHUNK_ELEMENTS = 1 << 20
 KEEP_ELEMENTS = 1 << 24
+
+
+def _borrow(name: str, like: Tensor, *shape: int) -> Tensor:
+    """Memory that is used up before the next chunk asks for it."""
+    return scratch.borrow(name, like.dtype, shape) if like.device.type == 'cpu' else like.new_empty(shape)
 
 
 class _Geometry:
@@ -58,7 +64,7 @@ class _Geometry:
 
     def transform(self, u: Tensor, products: Tensor) -> Tensor:
         """sum_b A_b U[t + b], ``(T', N, O, P, H*W)``. Time comes first so that windows of it are contiguous."""
-        out = u.new_empty(self.out_frames, *u.shape[1:])
+        out = _borrow('windows', u, self.out_frames, *u.shape[1:])
         to, of = self.windows(0)
         out[to] = u[of]
         out[:to.start] = 0
@@ -87,14 +93,15 @@ class _Geometry:
             spread = grad.new_zeros(*grad.shape[:3], *self.full)
             spread[..., ::self.stride[1], ::self.stride[2]] = grad
             grad = spread
-        taps = F.unfold(grad.reshape(-1, self.out_channels, *self.full), self.kernel, self.dilation[1:],
-                        self.fold_padding)
+        taps = _borrow('windows', grad, self.out_frames * self.batch, self.out_channels * self.pixels, self.positions)
+        torch.ops.aten.im2col.out(grad.reshape(-1, self.out_channels, *self.full), self.kernel, self.dilation[1:],
+                                  self.fold_padding, (1, 1), out=taps)  # F.unfold
         return taps.view(self.out_frames, self.batch, self.out_channels, self.pixels, self.positions)
 
     def second_stage_backward(self, grad: Tensor, u: Tensor, products: Tensor, grad_products: Tensor) -> Tensor:
         """The gradient of U from that of the result; the products' gradient is added to ``grad_products``."""
         taps = self.unfold(grad)
-        grad_u = torch.empty_like(u)
+        grad_u = _borrow('analysed', u, *u.shape)
         to, of = self.windows(0)
         if self.stride[0] == 1:  # a window without gaps: what it does not cover is at its ends
             grad_u[:of.start] = 0

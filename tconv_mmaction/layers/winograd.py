@@ -13,7 +13,6 @@ axis is two of stride 1, of the even and of the odd taps.
 """
 import functools
 import math
-import threading
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from .cpu_capability import has_avx512
 from .eager import differentiable_gradients
+from .scratch import scratch
 
 POINTS = (0., 1., -1., .5, -2., 2., -.5)  # and infinity, in the order in which longer kernels need them
 MAX_POINTS = len(POINTS) + 1
@@ -33,7 +33,6 @@ LEAST_WORK = 5 * 10**8  # products of the convolution
 CACHED = 1 << 21  # elements of all transformed kernels
 LEAST_POSITIONS = 1024
 PART = 1 << 21  # elements of the products that are made together
-KEPT = 1 << 23  # elements of one tensor that is held between calls
 
 
 @functools.cache
@@ -108,30 +107,6 @@ def choose(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stri
     return outputs if transformed <= CACHED or positions >= LEAST_POSITIONS else None
 
 
-class _Scratch(threading.local):
-    """Memory for what lives within one call, lent again to the next: fresh memory costs more than what is done in it.
-
-    All layers of a thread share it; a tensor of more than ``KEPT`` elements is not held.
-    """
-
-    def __init__(self) -> None:
-        self.held: Dict[Tuple[str, torch.dtype], Tensor] = {}
-
-    def borrow(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-        """An uninitialised tensor on the CPU. One of the same name must not be in use."""
-        count = math.prod(shape)
-        tensor = self.held.get((name, dtype))
-        if tensor is None or tensor.numel() < count:
-            with torch.inference_mode(False):
-                tensor = torch.empty(count, dtype=dtype, device='cpu')
-            if count <= KEPT:
-                self.held[name, dtype] = tensor
-        return tensor[:count].view(shape)
-
-
-_scratch = _Scratch()
-
-
 def _turn(part: Tensor) -> Callable[[Tensor], Tensor]:
     """What to do with tiles ``(N, C, tiles, ...)`` before a convolution, and after it.
 
@@ -163,7 +138,7 @@ class Winograd:
             self.points, *weight.shape[:2], 1, *weight.shape[3:])  # G w
 
     def _buffer(self, name: str, *shape: int) -> Tensor:
-        return _scratch.borrow(name, self.kernels.dtype, shape)
+        return scratch.borrow(name, self.kernels.dtype, shape)
 
     def _rows(self, length: int, tiles: int) -> Iterator[Tuple[int, slice, slice]]:
         """For each point j: the tiles whose j-th row is within the input's ``length``, and which rows those are."""
