@@ -106,7 +106,8 @@ class Candidate:
         kinds = {'bf16': BF16OptimWrapper, 'fp16': AmpOptimWrapper}
         options = dict(dtype='float16') if switch == 'fp16' else {}
         self.wrapper = kinds.get(switch, OptimWrapper)(optimizer=optimizer, accumulative_counts=self.parts, **options)
-        self.run: Callable = torch.compile(self.model) if switch == 'compile' else self.model
+        # one shape per compiled network; what other cases compiled must not make it dynamic
+        self.run: Callable = torch.compile(self.model, dynamic=False) if switch == 'compile' else self.model
         self.batches = list(zip(x.chunk(self.parts), labels.chunk(self.parts)))
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
