@@ -233,12 +233,16 @@ def test_a_packed_kernel_computes_the_same(arguments, monkeypatch):
 
 
 def test_when_a_kernel_is_packed():
-    x = torch.randn(1, 64, 2, 4, 4)
+    x, plain = torch.randn(2, 64, 2, 4, 4), (1, 1, 1)
+    large, even = (64, 64, 3, 3, 3), (64, 64, 1, 2, 1)  # the second weighs what goes in and out
     with torch.no_grad():
-        assert packed_conv.pays(x, 64 * 64 * 27, 64, (1, 1, 1))
-        assert not packed_conv.pays(x, 2 * 64 * 32, 64, (1, 1, 1)) and packed_conv.pays(x, 2 * 64 * 32, 64, (1, 2, 2))
+        assert packed_conv.pays(x, large, plain, 1)
+        assert not packed_conv.pays(x, even, plain, 1) and packed_conv.pays(x, even, (1, 2, 2), 1)
+        one = torch.randn(1, 64, 8, 20, 20)  # a single clip that PyTorch keeps from oneDNN
+        assert packed_conv.pays(one, large, plain, 1) and not packed_conv.pays(one, large, plain, 2)
+        assert not packed_conv.pays(torch.cat([one, one]), large, plain, 1)
         for other in (x.double(), x[0], x[:0], x.to('meta')):
-            assert not packed_conv.pays(other, 1 << 30, 64, (1, 1, 1))
+            assert not packed_conv.pays(other, large, plain, 1)
         with torch.autocast('cpu'):
-            assert not packed_conv.pays(x, 1 << 30, 64, (1, 1, 1))
-    assert not packed_conv.pays(x, 1 << 30, 64, (1, 1, 1))  # a graph is wanted
+            assert not packed_conv.pays(x, large, plain, 1)
+    assert not packed_conv.pays(x, large, plain, 1)  # a graph is wanted

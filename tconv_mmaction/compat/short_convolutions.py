@@ -2,7 +2,7 @@
 
 On processors with AVX-512, oneDNN 3.12 (PyTorch 2.13) makes a wrong gradient of the kernel of a bfloat16 convolution
 whose input has fewer frames, rows or columns than the kernel, or writes beyond the gradient's memory, which ends the
-process: 3x3x3 kernels of nn.Conv3d on clips of two frames, and with a stride of 2 on a height of one; that is in the last
+process: 3x3x3 kernels of nn.Conv3d on clips of two frames, and with a stride of 2 on a height of one, as in the last
 stages of networks for short or small clips. All else about such a layer is small, so float32 costs little there.
 """
 import torch

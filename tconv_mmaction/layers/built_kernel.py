@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import gemm_backward, winograd
+from . import gemm_backward, single_clip, winograd
 from .eager import differentiable_gradients, is_eager_cpu
 
 Triple = Tuple[int, int, int]
@@ -56,7 +56,7 @@ class Workspace:
 class _BuiltKernelConv(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x, workspace, rule, geometry, *parameters):  # one function: with setup_context, a call takes longer
+    def forward(ctx, x, workspace, rule, geometry, *parameters):  # setup_context would make each call take longer
         kernel = workspace.borrow(rule.shape(*parameters), parameters[0])
         rule.build(kernel, *parameters)
         stride, padding, dilation, groups = geometry
@@ -66,7 +66,7 @@ class _BuiltKernelConv(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         if outputs is not None:
             return winograd.convolve(x, kernel, outputs, *geometry)
-        return F.conv3d(x, kernel, None, stride, padding, dilation, groups)
+        return single_clip.conv3d(x, kernel, None, stride, padding, dilation, groups)
 
     @staticmethod
     def backward(ctx, grad):
@@ -88,8 +88,7 @@ class _BuiltKernelConv(torch.autograd.Function):
         elif gemm_backward.pays(x, grad, kernel, groups):
             grad_x, grad_kernel = gemm_backward.gemm_backward(grad, x, kernel, *ctx.geometry[:3], *wants)
         else:
-            grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
-                grad, x, kernel, None, stride, padding, dilation, False, (0, 0, 0), groups, (*wants, False))
+            grad_x, grad_kernel = single_clip.conv3d_backward(grad, x, kernel, *ctx.geometry, *wants)
         grads = ctx.rule.gradients(grad_kernel, *parameters) if wants[1] else (None, ) * len(parameters)
         return grad_x, None, None, None, *grads
 

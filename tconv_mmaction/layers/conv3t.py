@@ -119,9 +119,10 @@ class Conv3T(ConvBase):
         in training, where the kernel path also pays for the kernel's gradient, unless that activation is large for one
         clip: more than ``LARGE`` elements, or, where the kernel path saves products itself (:mod:`.winograd`), than
         ``LARGE_FOR_CHANNELS`` times the square of the channels. In eval mode, where the kernel is cached, it wins from
-        512 channels and 128 positions N*T*H*W on, if clips have more frames than the kernel; in shorter ones the
-        kernel path has little to do for the taps that see padding. It is never chosen with a spatial stride (it would compute 4 times
-        the positions), on other devices, under autocast, and while torch.compile, torch.export or torch.jit trace.
+        512 channels and 128 positions N*T*H*W on, if clips have more frames than the kernel: in shorter ones the
+        kernel path has little to do for the taps that see padding. It is never chosen with a spatial stride (it would
+        compute 4 times the positions), on other devices, under autocast, and while torch.compile, torch.export or
+        torch.jit trace.
         """
         depth, height, width = self.kernel_size
         channels, positions = self.in_channels // self.groups, x.numel() // self.in_channels
@@ -184,9 +185,9 @@ class Conv3T(ConvBase):
 
     def _forward_cached(self, x: Tensor) -> Tensor:
         parameters = list(self.parameters())
-        elements = self.weight.numel() * self.kernel_size[0]
+        shape = (*self.weight.shape[:2], *self.kernel_size)
         if (self.padding_mode == 'zeros' and not isinstance(self.padding, str)
-                and packed_conv.pays(x, elements, self.out_channels, self.stride)):
+                and packed_conv.pays(x, shape, self.stride, self.groups)):
             geometry = self.stride, self.padding, self.dilation, self.groups
             packed = self._cache.get(parameters, lambda: packed_conv.pack(self.kernel(), x, *geometry), 'packed')
             if packed is not None:

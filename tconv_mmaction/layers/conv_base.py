@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
 
+from . import single_clip
+
 PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
 
 
@@ -107,8 +109,8 @@ class ConvBase(nn.Module):
     def convolve(self, x: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
         """``F.conv3d`` with this layer's stride, padding, dilation and groups."""
         if self.padding_mode != 'zeros':
-            return F.conv3d(self.pad(x), kernel, bias, self.stride, 0, self.dilation, self.groups)
-        return F.conv3d(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups)
+            return single_clip.conv3d(self.pad(x), kernel, bias, self.stride, 0, self.dilation, self.groups)
+        return single_clip.conv3d(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def plain_conv(self, bias: bool) -> nn.Conv3d:
         """An uninitialised ``nn.Conv3d`` of the same shape, for ``switch_to_deploy``."""

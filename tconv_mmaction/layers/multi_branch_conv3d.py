@@ -18,6 +18,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from . import single_clip
 from .branch_inflation import NormState, centred, inflate_from_2d, inflate_from_3d
 from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
 from .conv_base import ConvBase, without_autocast
@@ -65,11 +66,11 @@ class TemporalBranch(nn.Module):
     def convolve(self, x: Tensor, stride, padding, dilation, groups: int) -> Tensor:
         """``F.conv3d`` of ``x (N, I, T, H, W)`` with the filter."""
         if self.length == 1 and (self.eta == 1 or math.isinf(self.eta)):  # the filter is the parameter
-            return F.conv3d(x, self.weight, None, stride, padding, dilation, groups)
+            return single_clip.conv3d(x, self.weight, None, stride, padding, dilation, groups)
         if self.weight.requires_grad and can_build_in_place(x, self.weight):
             rule = BasisRule(self.basis, self.length)
             return built_kernel_conv3d(x, self._workspace, rule, stride, padding, dilation, groups, self.weight)
-        return F.conv3d(x, self(), None, stride, padding, dilation, groups)
+        return single_clip.conv3d(x, self(), None, stride, padding, dilation, groups)
 
     def extra_repr(self) -> str:
         return f'length={self.length}, eta={self.eta:g}, weight={tuple(self.weight.shape)}'

@@ -6,23 +6,27 @@ takes half of the time with a kernel that was rearranged once (docs/benchmarks.m
 be kept so. The operators are those of torch.compile's frozen CPU graphs; where a PyTorch build has none, the plain
 kernel is kept.
 """
-from typing import Optional, Tuple
+import math
+from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .single_clip import is_left_out
+
 Triple = Tuple[int, int, int]
 
 
-def pays(x: Tensor, kernel_elements: int, out_channels: int, stride: Triple) -> bool:
-    """Whether the kernel weighs more than what goes in and out: CPU, float32, clips ``x (N, I, T, H, W)``, no graph."""
+def pays(x: Tensor, kernel: Sequence[int], stride: Triple, groups: int) -> bool:
+    """Whether the kernel weighs more than what goes in and out, or PyTorch would keep ``x (N, I, T, H, W)`` from oneDNN
+    (:mod:`.single_clip`); on CPU, in float32, without a graph. ``kernel``: its shape."""
     if x.device.type != 'cpu' or x.dtype != torch.float32 or x.dim() != 5 or torch.is_grad_enabled():
         return False
     if x.numel() == 0 or torch.is_autocast_enabled('cpu') or not torch.backends.mkldnn.is_available():
         return False
-    outputs = x.numel() // x.shape[1] // (stride[0] * stride[1] * stride[2]) * out_channels
-    return kernel_elements > x.numel() + outputs
+    outputs = x.numel() // x.shape[1] // math.prod(stride) * kernel[0]
+    return math.prod(kernel) > x.numel() + outputs or is_left_out(x, kernel, groups)
 
 
 def pack(kernel: Tensor, x: Tensor, stride: Triple, padding: Triple, dilation: Triple, groups: int) -> Optional[Tensor]:

@@ -13,7 +13,7 @@ axis is two of stride 1, of the even and of the odd taps.
 """
 import functools
 import math
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor
 from .cpu_capability import has_avx512
 from .eager import differentiable_gradients
 from .scratch import scratch
+from .single_clip import SMALL
 
 POINTS = (0., 1., -1., .5, -2., 2., -.5)  # and infinity, in the order in which longer kernels need them
 MAX_POINTS = len(POINTS) + 1
@@ -110,10 +111,10 @@ def choose(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stri
 def _turn(part: Tensor) -> Callable[[Tensor], Tensor]:
     """What to do with tiles ``(N, C, tiles, ...)`` before a convolution, and after it.
 
-    PyTorch leaves a single small input to a slow convolution (``use_mkldnn`` in its ATen/native/Convolution.cpp), but
-    not a batch: the tiles of a single clip are made one.
+    PyTorch leaves a single small input to a slow convolution (:mod:`.single_clip`), but not a batch: the tiles of a
+    single clip are made one.
     """
-    if part.shape[0] == 1 and part.shape[2] > 1 and math.prod(part.shape[:4]) <= 20480:
+    if part.shape[0] == 1 and part.shape[2] > 1 and math.prod(part.shape[:4]) <= SMALL:
         return lambda tensor: tensor.transpose(0, 2)
     return lambda tensor: tensor
 

@@ -1,0 +1,48 @@
+"""Convolutions of one small clip, which PyTorch leaves to a slow implementation on CPU.
+
+Its rule (``use_mkldnn`` in ATen/native/Convolution.cpp) keeps a float32 batch of one from oneDNN if channels times
+frames times rows are at most 20480 and the kernel has at most three rows or columns: one clip of 30x150x224 in all
+stages of a 3D-ResNet. A batch of two is computed by oneDNN and takes less time than the one clip alone
+(docs/benchmarks.md), so an empty clip is put beside it. The rounding is oneDNN's.
+"""
+import math
+from typing import Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .eager import is_eager_cpu
+
+SMALL = 20480  # PyTorch's: elements of N, C, T and H
+LEAST_WORK = 1 << 22  # products, below which there is little to gain
+
+
+def is_left_out(x: Tensor, kernel: Sequence[int], groups: int) -> bool:
+    """Whether ``x (N, C, T, H, W)`` is one clip that PyTorch would keep from oneDNN. ``kernel``: its shape."""
+    return (x.dim() == 5 and len(x) == 1 and groups == 1 and 0 < math.prod(x.shape[:4]) <= SMALL
+            and min(kernel[-2:]) <= 3 and x.dtype == torch.float32 and is_eager_cpu(x, x)
+            and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+            and x[0, 0].numel() * math.prod(kernel) >= LEAST_WORK)
+
+
+def _pair(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor.new_zeros(tensor.shape)])
+
+
+def conv3d(x: Tensor, weight: Tensor, bias: Optional[Tensor], stride, padding, dilation, groups: int) -> Tensor:
+    """``F.conv3d``, by oneDNN also for one small clip."""
+    if is_left_out(x, weight.shape, groups):
+        return F.conv3d(_pair(x), weight, bias, stride, padding, dilation, groups)[:1]
+    return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def conv3d_backward(grad: Tensor, x: Tensor, weight: Tensor, stride, padding, dilation, groups: int, wants_x: bool,
+                    wants_weight: bool) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    """The gradients of ``x`` and ``weight`` of :func:`conv3d` without bias from that of its output, or None."""
+    alone = is_left_out(x, weight.shape, groups)
+    if alone:
+        grad, x = _pair(grad), _pair(x)
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, dilation, False, (0, 0, 0), groups, (wants_x, wants_weight, False))
+    return grad_x[:1] if alone and wants_x else grad_x, grad_weight
