@@ -122,6 +122,8 @@ CASES = {
                         ['3T-ResNet18'], (8, 112, 112), 2),
     '3t-resnet18-b8': Case({'3D-ResNet18': {**RESNET18, **CONV3D}, '3T-ResNet18': {**RESNET18, **CONV3T}},
                            ['3T-ResNet18'], (8, 112, 112), 8),
+    '3t-resnet18-single': Case({'3D-ResNet18': {**RESNET18, **CONV3D}, '3T-ResNet18': {**RESNET18, **CONV3T}},
+                               ['3T-ResNet18'], (30, 150, 224), 1),
     '3t-googlenet': Case({'3D-GoogLeNet': dict(type='GoogLeNet3d', **CONV3D),
                           '3T-GoogLeNet': dict(type='GoogLeNet3d', **CONV3T)}, ['3T-GoogLeNet'], (16, 112, 112), 2),
     '3t-googlenet-224': Case({'3D-GoogLeNet': dict(type='GoogLeNet3d', **CONV3D),
