@@ -25,6 +25,18 @@ def test_which_clips_are_left_out():
         assert not single_clip.is_left_out(x, kernel, 1)
 
 
+def test_a_few_positions_are_not_worth_it(monkeypatch):
+    pairs = []
+    monkeypatch.setattr(single_clip, '_pair', lambda tensor: pairs.append(1) or torch.cat([tensor, tensor]))
+    weight = torch.randn(64, 64, 3, 3, 3)
+    for side, stride, wanted in ((8, 1, 1), (8, 2, 0), (12, (1, 2, 2), 1)):  # 64, 16 and 36 positions
+        x = torch.randn(1, 64, 1, side, side)
+        assert single_clip.is_left_out(x, weight.shape, 1)
+        pairs.clear()
+        single_clip.conv3d(x, weight, None, stride, 1, 1, 1)
+        assert len(pairs) == wanted
+
+
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('stride, padding, dilation', [(1, 1, 1), ((1, 2, 2), (1, 0, 1), 1), (2, (2, 2, 1), (1, 2, 1))])
 def test_numbers(bias, stride, padding, dilation):

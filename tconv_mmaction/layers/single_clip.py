@@ -11,11 +11,13 @@ from typing import Optional, Sequence, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.utils import _triple
 
 from .eager import is_eager_cpu
 
 SMALL = 20480  # PyTorch's: elements of N, C, T and H
-LEAST_WORK = 1 << 22  # products, below which there is little to gain
+LEAST_WORK = 1 << 22  # products at stride 1, below which there is little to gain
+LEAST_OUTPUTS = 32  # positions, below which arranging the kernel for oneDNN takes what is gained
 
 
 def is_left_out(x: Tensor, kernel: Sequence[int], groups: int) -> bool:
@@ -26,13 +28,18 @@ def is_left_out(x: Tensor, kernel: Sequence[int], groups: int) -> bool:
             and x[0, 0].numel() * math.prod(kernel) >= LEAST_WORK)
 
 
+def _pairs(x: Tensor, weight: Tensor, stride, groups: int) -> bool:
+    outputs = math.prod(-(-size // step) for size, step in zip(x.shape[2:], _triple(stride)))
+    return is_left_out(x, weight.shape, groups) and outputs >= LEAST_OUTPUTS
+
+
 def _pair(tensor: Tensor) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(tensor.shape)])
 
 
 def conv3d(x: Tensor, weight: Tensor, bias: Optional[Tensor], stride, padding, dilation, groups: int) -> Tensor:
-    """``F.conv3d``, by oneDNN also for one small clip."""
-    if is_left_out(x, weight.shape, groups):
+    """``F.conv3d``, by oneDNN also for one small clip. ``stride``, ``padding`` and ``dilation`` as there."""
+    if _pairs(x, weight, stride, groups):
         return F.conv3d(_pair(x), weight, bias, stride, padding, dilation, groups)[:1]
     return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
 
@@ -40,7 +47,7 @@ def conv3d(x: Tensor, weight: Tensor, bias: Optional[Tensor], stride, padding, d
 def conv3d_backward(grad: Tensor, x: Tensor, weight: Tensor, stride, padding, dilation, groups: int, wants_x: bool,
                     wants_weight: bool) -> Tuple[Optional[Tensor], Optional[Tensor]]:
     """The gradients of ``x`` and ``weight`` of :func:`conv3d` without bias from that of its output, or None."""
-    alone = is_left_out(x, weight.shape, groups)
+    alone = _pairs(x, weight, stride, groups)
     if alone:
         grad, x = _pair(grad), _pair(x)
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
