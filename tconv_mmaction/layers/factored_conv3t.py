@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import fused_second_stage
+from .eager import runs_eagerly
 from .scratch import scratch
 
 # Elements of U per chunk of clips on CPU (4 MB in float32), which bounds the memory; what that does to the time is in
@@ -31,7 +32,9 @@ KEEP_ELEMENTS = 1 << 24
 
 def _borrow(name: str, like: Tensor, *shape: int) -> Tensor:
     """Memory that is used up before the next chunk asks for it."""
-    return scratch.borrow(name, like.dtype, shape) if like.device.type == 'cpu' else like.new_empty(shape)
+    if like.device.type == 'cpu' and runs_eagerly():
+        return scratch.borrow(name, like.dtype, shape)
+    return like.new_empty(shape)
 
 
 class _Geometry:

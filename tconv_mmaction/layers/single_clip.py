@@ -22,15 +22,18 @@ LEAST_OUTPUTS = 32  # positions, below which arranging the kernel for oneDNN tak
 
 def is_left_out(x: Tensor, kernel: Sequence[int], groups: int) -> bool:
     """Whether ``x (N, C, T, H, W)`` is one clip that PyTorch would keep from oneDNN. ``kernel``: its shape."""
+    if not is_eager_cpu(x, x):  # first: no shape is looked at while a graph for any batch is traced
+        return False
     return (x.dim() == 5 and len(x) == 1 and groups == 1 and 0 < math.prod(x.shape[:4]) <= SMALL
-            and min(kernel[-2:]) <= 3 and x.dtype == torch.float32 and is_eager_cpu(x, x)
+            and min(kernel[-2:]) <= 3 and x.dtype == torch.float32
             and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
             and x[0, 0].numel() * math.prod(kernel) >= LEAST_WORK)
 
 
 def _pairs(x: Tensor, weight: Tensor, stride, groups: int) -> bool:
-    outputs = math.prod(-(-size // step) for size, step in zip(x.shape[2:], _triple(stride)))
-    return is_left_out(x, weight.shape, groups) and outputs >= LEAST_OUTPUTS
+    if not is_left_out(x, weight.shape, groups):
+        return False
+    return math.prod(-(-size // step) for size, step in zip(x.shape[2:], _triple(stride))) >= LEAST_OUTPUTS
 
 
 def _pair(tensor: Tensor) -> Tensor:
