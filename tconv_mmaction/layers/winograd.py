@@ -7,9 +7,9 @@ of the n products is a convolution along the other axes:
     y[m t : m t + m] = A^T sum_c (G w)[o, c] * (B^T x[m t : m t + n])[c]
 
 With m = 4, a kernel of 3 frames takes 6 of 12 multiplications, one of 5 takes 8 of 20. Only one axis is transformed:
-that keeps the output's error within four times a direct convolution's, and every result within 7e-6 of its largest
-entry (tests/test_winograd.py), where each further axis would multiply the error. A convolution of stride 2 along the
-axis is two of stride 1, of the even and of the odd taps.
+that keeps errors within 2.5e-6 of the values (root mean squares) and every result within 7e-6 of its largest entry
+(tests/test_winograd.py), where each further axis would multiply the error. A convolution of stride 2 along the axis is
+two of stride 1, of the even and of the odd taps.
 """
 import functools
 import math
