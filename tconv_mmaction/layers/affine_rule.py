@@ -21,6 +21,7 @@ from typing import Dict, Tuple
 import torch
 from torch import Tensor
 
+from .slice_product import SliceRule
 from .slice_transforms import sum_of_products
 from .temporal_transform import affine_matrix, temporal_kernel
 
@@ -43,14 +44,14 @@ def _constants(size: int, dtype: torch.dtype) -> Tuple[Tensor, ...]:
     return _CONSTANTS[key]
 
 
-class AffineRule:
+class AffineRule(SliceRule):
     """One call's kernel from ``weight (O, I, 1, k, k)`` and the four ``(kT-1, O)`` parameters, kT > 1; on CPU."""
 
     def shape(self, weight: Tensor, scale: Tensor, *moves: Tensor) -> tuple:
         return (*weight.shape[:2], len(scale) + 1, *weight.shape[3:])
 
-    def build(self, out: Tensor, weight: Tensor, scale: Tensor, rotate: Tensor, translate_x: Tensor,
-              translate_y: Tensor) -> None:
+    def transforms(self, weight: Tensor, scale: Tensor, rotate: Tensor, translate_x: Tensor,
+                   translate_y: Tensor) -> Tensor:
         steps, filters = scale.shape
         size = weight.shape[-1]
         pixels, _, columns, identity = _constants(size, weight.dtype)
@@ -65,26 +66,24 @@ class AffineRule:
         matrices = (down.unsqueeze(2) * along.unsqueeze(1)).view(size**4, -1)
         self.steps = matrices.mT.contiguous().view(steps, filters, size * size, -1)
         # all slices' way from the first
-        self.transforms = weight.new_empty(filters, steps + 1, size * size, size * size)
-        self.transforms[:, 0] = identity
-        product = self.transforms[:, 1] = self.steps[0]
+        ways = weight.new_empty(filters, steps + 1, size * size, size * size)
+        ways[:, 0] = identity
+        product = ways[:, 1] = self.steps[0]
         for b in range(1, steps):
-            product = self.transforms[:, b + 1] = torch.bmm(self.steps[b], product)
-        first, ways = weight.flatten(2), self.transforms.flatten(1, 2)
-        torch.bmm(first, ways.mT, out=out.flatten(2))
+            product = ways[:, b + 1] = torch.bmm(self.steps[b], product)
+        self.fixed, self.ways = size * size, ways.flatten(1, 2)
+        return self.ways
 
-    def gradients(self, grad: Tensor, weight: Tensor, scale: Tensor, *moves: Tensor) -> Tuple[Tensor, ...]:
+    def transform_gradients(self, of_transforms: Tensor, weight: Tensor, scale: Tensor,
+                            *moves: Tensor) -> Tuple[Tensor, ...]:
         steps, filters = scale.shape
         size = weight.shape[-1]
         _, sums, _, _ = _constants(size, weight.dtype)
-        # batched products are fastest with the long side, the input channels, last
-        flat = grad.contiguous().flatten(2)
-        of_weight = torch.bmm(self.transforms.flatten(1, 2).mT, flat.mT).mT.reshape(weight.shape)
-        of_ways = torch.bmm(weight.flatten(2).mT, flat[:, :, size * size:]).mT.unflatten(1, (steps, -1))  # from the 2nd
+        ways, of_ways = self.ways.unflatten(1, (steps + 1, -1)), of_transforms.unflatten(1, (steps, -1))
         of_steps = torch.empty_like(self.steps)
         of_product = of_ways[:, -1]
         for b in reversed(range(1, steps)):
-            torch.bmm(of_product, self.transforms[:, b].mT, out=of_steps[b])
+            torch.bmm(of_product, ways[:, b].mT, out=of_steps[b])
             of_product = torch.baddbmm(of_ways[:, b - 1], self.steps[b].mT, of_product)
         of_steps[0] = of_product
         share = of_steps.view(steps * filters, -1).mT.contiguous().view(size * size, size, size, -1)
@@ -99,7 +98,7 @@ class AffineRule:
         reach = (size - 1) / 2
         turned = self.unit * turning.addcmul_(self.move, total, value=reach)
         of_move = (self.turn * total).mul_(reach)
-        return of_weight, turned.real, turned.imag * -scale, of_move.real, -of_move.imag
+        return turned.real, turned.imag * -scale, of_move.real, -of_move.imag
 
     def differentiable(self, weight: Tensor, scale: Tensor, *moves: Tensor) -> Tensor:
         return temporal_kernel(weight.squeeze(2), affine_matrix(scale, *moves))

@@ -53,6 +53,14 @@ class Workspace:
         return Workspace, ()  # a copy or a pickle of a layer carries no kernel
 
 
+def kernel_gradients_by_autograd(rule, x: Tensor, parameters: Sequence[Tensor], grad: Tensor, geometry: tuple,
+                                 wanted: Sequence[bool]) -> Tuple[Optional[Tensor], ...]:
+    """The gradients of ``x`` and the parameters where a second derivative is wanted: autograd's."""
+    stride, padding, dilation, groups = geometry
+    y = F.conv3d(x, rule.differentiable(*parameters), None, stride, padding, dilation, groups)
+    return differentiable_gradients([y], (x, *parameters), [grad], wanted)
+
+
 class _BuiltKernelConv(torch.autograd.Function):
 
     @staticmethod
@@ -71,11 +79,9 @@ class _BuiltKernelConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, *parameters = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
-        if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
-            y = F.conv3d(x, ctx.rule.differentiable(*parameters), None, stride, padding, dilation, groups)
+        if torch.is_grad_enabled():
             wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
-            grad_x, *grads = differentiable_gradients([y], (x, *parameters), [grad], wanted)
+            grad_x, *grads = kernel_gradients_by_autograd(ctx.rule, x, parameters, grad, ctx.geometry, wanted)
             return grad_x, None, None, None, *grads
         kernel = ctx.workspace.tensor
         if kernel is None or ctx.workspace.stamp != ctx.stamp:
@@ -85,7 +91,7 @@ class _BuiltKernelConv(torch.autograd.Function):
         wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4:])
         if ctx.outputs is not None:
             grad_x, grad_kernel = winograd.convolve_backward(grad, x, kernel, ctx.outputs, *ctx.geometry, *wants)
-        elif gemm_backward.pays(x, grad, kernel, groups):
+        elif gemm_backward.pays(x, grad, kernel, ctx.geometry[3]):
             grad_x, grad_kernel = gemm_backward.gemm_backward(grad, x, kernel, *ctx.geometry[:3], *wants)
         else:
             grad_x, grad_kernel = single_clip.conv3d_backward(grad, x, kernel, *ctx.geometry, *wants)

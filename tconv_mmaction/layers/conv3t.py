@@ -6,12 +6,14 @@ Neural Networks by Learning Temporal Transformations" (arXiv:2006.15983). The ma
 import torch
 from torch import Tensor, nn
 
-from . import packed_conv, winograd
+from . import packed_conv, patch_products, winograd
 from .affine_rule import AffineRule
 from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
 from .conv_base import ConvBase, without_autocast
+from .eager import is_eager_cpu
 from .factored_conv3t import factored_conv3t
 from .kernel_cache import KernelCache
+from .patch_products import patch_products_conv3d
 from .registry import register_layer
 from .slice_product import SliceRule
 from .slice_transforms import slice_transforms
@@ -141,6 +143,14 @@ class Conv3T(ConvBase):
     def _needs_graph(self) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
 
+    def _rule(self, x: Tensor) -> tuple:
+        """How this layer's slices are made for ``x``, and what from."""
+        first, (depth, height, width) = self.weight.squeeze(2), self.kernel_size
+        if self.transform == 'affine' and depth > 1 and height == width and is_eager_cpu(x, self.weight):
+            return AffineRule(), self.weight, *(getattr(self, name) for name in TEMPORAL_PARAMETERS)
+        theta = self.matrices()
+        return SliceRule(), first.to(theta.dtype), slice_transforms(theta, (height, width)).flatten(1, 2)
+
     def _forward_factored(self, x: Tensor) -> Tensor:
         if not isinstance(self.padding, str) and self.padding_mode == 'zeros' and x.dim() == 5:
             padding = self.padding
@@ -148,13 +158,12 @@ class Conv3T(ConvBase):
             x, padding = self.pad(x), (0, 0, 0)
         autocast = x.device.type if torch.is_autocast_enabled(x.device.type) else None
         with without_autocast(x.device):
-            theta = self.matrices()
-            transforms = slice_transforms(theta, self.kernel_size[1:])
+            rule, weight, *others = self._rule(x)
             clips = x if x.dim() == 5 else x[None]
-            y = factored_conv3t(clips.to(theta.dtype), self.weight.squeeze(2).to(theta.dtype), transforms, self.stride,
-                                padding, self.dilation, self.groups)
+            y = factored_conv3t(clips.to(weight.dtype), rule, self.stride, padding, self.dilation, self.groups, weight,
+                                *others)
             if self.bias is not None:
-                y = y + self.bias.to(theta.dtype)[:, None, None, None]
+                y = y + self.bias.to(y.dtype)[:, None, None, None]
         y = y.to(torch.get_autocast_dtype(autocast) if autocast else x.dtype)
         return y if x.dim() == 5 else y[0]
 
@@ -171,12 +180,12 @@ class Conv3T(ConvBase):
                 geometry = self.stride, self.padding, self.dilation, self.groups
                 if few_slices(first):
                     y = winograd.few_channels_conv3d(x, self.kernel(), *geometry)
-                elif self.transform == 'affine' and self.kernel_size[0] > 1 and first.shape[2] == first.shape[3]:
-                    y = built_kernel_conv3d(x, self._workspace, AffineRule(), *geometry, self.weight,
-                                            *(getattr(self, name) for name in TEMPORAL_PARAMETERS))
                 else:
-                    y = built_kernel_conv3d(x, self._workspace, SliceRule(), *geometry, first, slice_transforms(
-                        self.matrices(), self.kernel_size[1:]).flatten(1, 2))
+                    rule, *parameters = self._rule(x)
+                    if self.groups == 1 and patch_products.pays(x, rule.shape(*parameters), *geometry[:3]):
+                        y = patch_products_conv3d(x, self._workspace, rule, *geometry[:3], *parameters)
+                    else:
+                        y = built_kernel_conv3d(x, self._workspace, rule, *geometry, *parameters)
                 return y if self.bias is None else y + self.bias[:, None, None, None]
         if self.training or tracing or self._needs_graph():
             kernel = self.kernel()

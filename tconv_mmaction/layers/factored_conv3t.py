@@ -11,9 +11,13 @@ I*P + (kT-1)*P^2 multiply-adds per output instead of I*P*kT. The price is U, whi
 stride 1 with many channels; with a spatial stride U is computed at positions that no output uses.
 
 The clips of a batch are taken in chunks whose U stays near the cache, and the backward pass is written out: it
-recomputes U where keeping it would cost more than ``KEEP_ELEMENTS``.
+recomputes U where keeping it would cost more than ``KEEP_ELEMENTS``. Adding taps at their shifts is a convolution's
+transpose: its taps run backwards. So the rows of every A_b are reversed, the identity of the first slice included.
+
+On CPU, U of a chunk is one matrix product, a row for each filter and tap (:mod:`.matrix_product`), and the second stage
+goes frame by frame; on accelerators U is a convolution, and the second stage takes all frames together.
 """
-from typing import Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +26,16 @@ from torch.autograd.function import once_differentiable
 
 from . import fused_second_stage
 from .eager import runs_eagerly
+from .matrix_product import product
 from .scratch import scratch
+from .slice_product import SliceRule
+from .time_windows import time_windows
 
-# Elements of U per chunk of clips on CPU (4 MB in float32), which bounds the memory; what that does to the time is in
+# Elements of U per chunk of clips on CPU (8 MB in float32), which bounds the memory; what that does to the time is in
 # tools/benchmarks/inner_paths.py. Accelerators get the whole batch, up to KEEP_ELEMENTS.
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 21
 KEEP_ELEMENTS = 1 << 24
+Window = Tuple[int, slice, slice]  # a slice of the kernel, frames that it reaches, frames that it reads
 
 
 def _borrow(name: str, like: Tensor, *shape: int) -> Tensor:
@@ -50,38 +58,63 @@ class _Geometry:
         self.full = tuple(full[1:])  # output size at spatial stride 1
         self.out_frames = (full[0] - 1) // stride[0] + 1
         self.fold_padding = tuple(span - p for span, p in zip(spans[1:], padding[1:]))
-
-    def windows(self, b: int) -> Tuple[slice, slice]:
-        """Output frames that slice b of the kernel reaches, and the input frames it reads for them."""
-        shift, step = b * self.dilation[0] - self.padding[0], self.stride[0]
-        first = max(0, -(shift // step))  # ceil(-shift / step): the first output whose frame exists
-        last = min(self.out_frames - 1, (self.frames - 1 - shift) // step)
-        if last < first:
-            return slice(0, 0), slice(0, 0)
-        return slice(first, last + 1), slice(first * step + shift, last * step + shift + 1, step)
+        # the slices of the kernel that see a frame, with the output frames that they reach and what they read for them
+        windows = ((b, *time_windows(b, self.frames, self.out_frames, stride[0], padding[0], dilation[0]))
+                   for b in range(depth))
+        self.windows = [(b, to, of) for b, to, of in windows if to.stop > to.start]
+        self.by_products = x.device.type == 'cpu' and groups == 1 and runs_eagerly()
 
     def mix(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """U, ``(T, N, O, P, H*W)``: all taps of K_1 at all positions."""
-        u = F.conv2d(x.flatten(0, 1), kernel, groups=self.groups)
+        """U, ``(T, N, O, P, H*W)``: all taps of K_1 at all positions. ``kernel``: ``(O*P, I/groups)``."""
+        if self.by_products:
+            u = product(kernel, x.flatten(3).permute(2, 0, 1, 3).reshape(x.shape[2], -1))
+            return u.view(self.out_channels, self.pixels, self.frames, self.batch, -1).permute(2, 3, 0, 1, 4)
+        u = F.conv2d(x.flatten(0, 1), kernel[:, :, None, None], groups=self.groups)
         return u.view(self.frames, self.batch, self.out_channels, self.pixels, self.positions)
 
-    def transform(self, u: Tensor, products: Tensor) -> Tensor:
-        """sum_b A_b U[t + b], ``(T', N, O, P, H*W)``. Time comes first so that windows of it are contiguous."""
-        out = _borrow('windows', u, self.out_frames, *u.shape[1:])
-        to, of = self.windows(0)
-        out[to] = u[of]
-        out[:to.start] = 0
-        out[to.stop:] = 0
-        for b in range(1, self.depth):
-            to, of = self.windows(b)
-            if to.stop > to.start:
-                self.add_products(out[to], products[b - 1], u[of])
-        return out
+    def mix_backward(self, grad_u: Tensor, x: Tensor, kernel: Optional[Tensor],
+                     wants_x: bool) -> Tuple[Optional[Tensor], Tensor]:
+        """The gradients of ``x`` and of the kernel."""
+        if self.by_products:
+            rows = scratch.borrow('products', grad_u.dtype, (*grad_u.shape[2:4], *grad_u.shape[:2], self.positions))
+            rows = rows.copy_(grad_u.permute(2, 3, 0, 1, 4)).flatten(0, 1).flatten(1)
+            grad_kernel = product(rows, x.flatten(3).transpose(2, 3).reshape(-1, x.shape[2]))
+            if not wants_x:
+                return None, grad_kernel
+            grad_x = product(kernel.t(), rows)
+            return grad_x.view(-1, self.frames, self.batch, *x.shape[3:]).permute(1, 2, 0, 3, 4), grad_kernel
+        frames = x.flatten(0, 1)
+        grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
+            grad_u.view(len(frames), -1, *frames.shape[2:]), frames, kernel[:, :, None, None], None, (1, 1), (0, 0), (1, 1), False,
+            (0, 0), self.groups, (wants_x, True, False))
+        return grad_x.view_as(x) if wants_x else None, grad_kernel.flatten(1)
 
-    def add_products(self, out: Tensor, matrix: Tensor, u: Tensor) -> None:
-        """out += matrix @ u for every frame and clip; ``out`` is a contiguous window."""
-        matrix = matrix.expand(*u.shape[:2], -1, -1, -1).flatten(0, 2)
-        out.flatten(0, 2).baddbmm_(matrix, u.flatten(0, 2))
+    def transform(self, u: Tensor, products: Tensor) -> Tensor:
+        """sum_b A_b U[t + b], ``(T', N, O, P, H*W)``."""
+        return self._sum_products(_borrow('windows', u, self.out_frames, *u.shape[1:]), products, u, self.windows)
+
+    def _sum_products(self, out: Tensor, products: Tensor, source: Tensor, windows: Sequence[Window]) -> Tensor:
+        """For every window ``(b, to, of)``: ``products[b] @ source[of]``, added up in the frames ``out[to]``."""
+        if not self.by_products:
+            out.zero_()
+            for b, to, of in windows:
+                target = out[to]
+                matrix = products[b].expand(*target.shape[:2], -1, -1, -1).flatten(0, 2)
+                target.add_(torch.bmm(matrix, source[of].flatten(0, 2)).view(target.shape))
+            return out
+        written = [False] * len(out)
+        for b, to, of in windows:
+            for frame, source_frame in zip(range(len(out))[to], source[of]):
+                for target, clip in zip(out[frame], source_frame):
+                    if written[frame]:
+                        target.baddbmm_(products[b], clip)
+                    else:
+                        torch.bmm(products[b], clip, out=target)
+                written[frame] = True
+        for target, is_written in zip(out, written):
+            if not is_written:
+                target.zero_()
+        return out
 
     def fold(self, taps: Tensor) -> Tensor:
         """Add the taps at their shifts: ``(T', N, O, P, H*W)`` -> ``(T', N, O, H', W')``."""
@@ -104,111 +137,99 @@ class _Geometry:
     def second_stage_backward(self, grad: Tensor, u: Tensor, products: Tensor, grad_products: Tensor) -> Tensor:
         """The gradient of U from that of the result; the products' gradient is added to ``grad_products``."""
         taps = self.unfold(grad)
-        grad_u = _borrow('analysed', u, *u.shape)
-        to, of = self.windows(0)
-        if self.stride[0] == 1:  # a window without gaps: what it does not cover is at its ends
-            grad_u[:of.start] = 0
-            grad_u[of.stop:] = 0
-        else:
-            grad_u.zero_()
-        grad_u[of] = taps[to]
-        for b in range(1, len(products) + 1):
-            to, of = self.windows(b)
-            if to.stop == to.start:
-                continue
-            window, source = taps[to].flatten(0, 2), u[of].flatten(0, 2)
-            shares = torch.bmm(window, source.mT).view(-1, *products.shape[1:])
-            grad_products[b - 1] += shares.sum(0)
-            if self.stride[0] == 1:
-                self.add_products(grad_u[of], products[b - 1].mT, taps[to])
-            else:
-                matrix = products[b - 1].mT.expand(*taps[to].shape[:2], -1, -1, -1).flatten(0, 2)
-                grad_u[of] += torch.bmm(matrix, window).view_as(taps[to])
-        return grad_u
+        for b, to, of in self.windows:
+            if b:  # the first slice's is a constant
+                for target, source in zip(taps[to].flatten(0, 1), u[of].flatten(0, 1)):
+                    grad_products[b].baddbmm_(target, source.mT)
+        grad_u = _borrow('analysed', taps, *u.shape)
+        return self._sum_products(grad_u, products.mT, taps, [(b, of, to) for b, to, of in self.windows])
+
+
+def _kernel(first: Tensor) -> Tensor:
+    """K_1 ``(O, I, P)`` as ``(O*P, I)``, rows together."""
+    out_channels, channels, pixels = first.shape
+    return _borrow('kernel', first, out_channels, pixels, channels).copy_(first.mT).flatten(0, 1)
+
+
+def _kernel_for_backward(first: Tensor) -> Tensor:
+    """The same, columns together."""
+    out_channels, channels, pixels = first.shape
+    kernel = _borrow('kernel of backward', first, channels, out_channels, pixels).copy_(first.transpose(0, 1))
+    return kernel.flatten(1).t()
 
 
 class _FactoredConv3T(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x, kernel, products, weight_shape, stride, padding, dilation, groups):
-        weight = kernel.new_empty(weight_shape, device='meta')
-        clips = _chunk(x, kernel)
-        keep = x.shape[0] * x.shape[1] * x[0, 0, 0].numel() * kernel.shape[0] <= KEEP_ELEMENTS
-        outputs, kept = [], []
-        for part in x.split(clips, dim=1):
-            geometry = _Geometry(part, weight, len(products) + 1, stride, padding, dilation, groups)
-            u = geometry.mix(part, kernel)
-            if fused_second_stage.available(u, geometry.pixels):
-                outputs.append(fused_second_stage.second_stage(u, products, geometry))
+    def forward(ctx, x, weight, rule, geometry, *others):
+        first = weight.flatten(2)
+        products = rule.transforms(weight, *others).unflatten(1, (-1, first.shape[2]))
+        products = products.transpose(0, 1).contiguous().flip(2)  # (kT, O, P, P); see the module's text
+        elements = first.shape[0] * first.shape[2] * x[:, 0, 0].numel()  # of U of one clip
+        ctx.clips = max(1, (CHUNK_ELEMENTS if x.device.type == 'cpu' else KEEP_ELEMENTS) // max(1, elements))
+        keep = x.shape[1] * elements <= KEEP_ELEMENTS
+        outputs, kept, kernel = [], [], _kernel(first)
+        for part in x.split(ctx.clips, dim=1):
+            sizes = _Geometry(part, weight, len(products), *geometry)
+            u = sizes.mix(part, kernel)
+            if fused_second_stage.available(u, sizes.pixels):
+                outputs.append(fused_second_stage.second_stage(u, products, sizes))
             else:
-                outputs.append(geometry.fold(geometry.transform(u, products)))
+                outputs.append(sizes.fold(sizes.transform(u, products)))
             if keep:
                 kept.append(u)
-        ctx.arguments = weight_shape, stride, padding, dilation, groups
-        ctx.clips = clips
-        ctx.save_for_backward(x, kernel, products, *kept)
+        ctx.rule, ctx.geometry, ctx.others = rule, geometry, len(others)
+        ctx.save_for_backward(x, weight, *others, products, *kept)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        x, kernel, products, *kept = ctx.saved_tensors
-        weight_shape, stride, padding, dilation, groups = ctx.arguments
-        weight = kernel.new_empty(weight_shape, device='meta')
+        x, weight, *tensors = ctx.saved_tensors
+        others, (products, *kept) = tensors[:ctx.others], tensors[ctx.others:]
+        first = weight.flatten(2)
         grad_kernel, grad_products = None, torch.zeros_like(products)
+        kernel = _kernel_for_backward(first) if ctx.needs_input_grad[0] else None
         grad_x = []
         for i, (part, grad) in enumerate(zip(x.split(ctx.clips, dim=1), grad_y.split(ctx.clips, dim=1))):
-            geometry = _Geometry(part, weight, len(products) + 1, stride, padding, dilation, groups)
-            u = kept[i] if kept else geometry.mix(part, kernel)
-            if fused_second_stage.available(u, geometry.pixels):
-                grad_u, shares = fused_second_stage.second_stage_backward(grad, u, products, geometry)
+            sizes = _Geometry(part, weight, len(products), *ctx.geometry)
+            u = kept[i] if kept else sizes.mix(part, _kernel(first))
+            if fused_second_stage.available(u, sizes.pixels):
+                grad_u, shares = fused_second_stage.second_stage_backward(grad, u, products, sizes)
                 grad_products += shares
             else:
-                grad_u = geometry.second_stage_backward(grad, u, products, grad_products)
-            frames = part.flatten(0, 1)
-            grads = torch.ops.aten.convolution_backward(
-                grad_u.view(frames.shape[0], -1, *frames.shape[2:]), frames, kernel, None, (1, 1), (0, 0), (1, 1),
-                False, (0, 0), groups, (ctx.needs_input_grad[0], True, False))
-            grad_kernel = grads[1] if grad_kernel is None else grad_kernel.add_(grads[1])
-            if ctx.needs_input_grad[0]:
-                grad_x.append(grads[0].view_as(part))
-        return torch.cat(grad_x, dim=1) if grad_x else None, grad_kernel, grad_products, *(None, ) * 5
+                grad_u = sizes.second_stage_backward(grad, u, products, grad_products)
+            of_part, of_kernel = sizes.mix_backward(grad_u, part, kernel, ctx.needs_input_grad[0])
+            grad_kernel = of_kernel if grad_kernel is None else grad_kernel.add_(of_kernel)
+            grad_x.append(of_part)
+        of_weight = grad_kernel.view(len(first), first.shape[2], -1).mT.reshape(weight.shape)
+        of_transforms = grad_products.flip(2).transpose(0, 1).flatten(1, 2)[:, ctx.rule.fixed:]
+        of_others = ctx.rule.transform_gradients(of_transforms, weight, *others)
+        return torch.cat(grad_x, dim=1) if ctx.needs_input_grad[0] else None, of_weight, None, None, *of_others
 
 
-def _chunk(x: Tensor, kernel: Tensor) -> int:
-    """Clips per chunk (at least one)."""
-    frames, _, _, height, width = x.shape
-    limit = CHUNK_ELEMENTS if x.device.type == 'cpu' else KEEP_ELEMENTS
-    return max(1, limit // max(1, frames * height * width * kernel.shape[0]))
-
-
-def factored_conv3t(x: Tensor, weight: Tensor, transforms: Tensor, stride: Tuple[int, int, int],
-                    padding: Tuple[int, int, int], dilation: Tuple[int, int, int], groups: int) -> Tensor:
-    """The 3TConv of ``x`` from K_1 and the resampling steps.
+def factored_conv3t(x: Tensor, rule: SliceRule, stride: Tuple[int, int, int], padding: Tuple[int, int, int],
+                    dilation: Tuple[int, int, int], groups: int, weight: Tensor, *others: Tensor) -> Tensor:
+    """``F.conv3d(x, rule.differentiable(weight, *others), None, stride, padding, dilation, groups)``.
 
     Args:
         x: ``(N, I, T, H, W)``.
-        weight: ``(O, I/groups, kH, kW)``, K_1.
-        transforms: ``(O, kT, P, P)`` from :func:`.slice_transforms.slice_transforms`; kT > 1.
+        rule: how the slices follow from ``weight``, the first of them, and ``others``; kT > 1.
         stride, padding, dilation: (t, h, w). ``padding`` is with zeros.
         groups: as in ``nn.Conv3d``.
 
     Returns:
-        ``(N, O, T', H', W')``, what ``F.conv3d`` with the kernel of :func:`.temporal_transform.temporal_kernel` gives.
+        ``(N, O, T', H', W')``.
 
     Raises:
         RuntimeError: on a second differentiation, which the written-out backward does not support.
     """
-    out_channels, in_channels, height, width = weight.shape
+    height, width = weight.shape[-2:]
     spans = dilation[1] * (height - 1), dilation[2] * (width - 1)
     beyond = [max(0, p - span) for p, span in zip(padding[1:], spans)]
     if any(beyond):  # windows that see padding only: F.fold knows nothing outside the image it folds from
         x = F.pad(x, (beyond[1], beyond[1], beyond[0], beyond[0]))
         padding = padding[0], padding[1] - beyond[0], padding[2] - beyond[1]
-    # Adding taps at their shifts is a convolution's transpose: the taps run backwards. Both factors are flipped, which
-    # is free, instead of U, which is large.
-    kernel = weight.flip(-1, -2).flatten(2).transpose(1, 2).reshape(-1, in_channels, 1, 1)  # O*P, I/groups, 1, 1
-    products = transforms[:, 1:].transpose(0, 1).flip(-1, -2)  # the flip of both axes of P = (kH, kW) reverses P
-    y = _FactoredConv3T.apply(x.permute(2, 0, 1, 3, 4).contiguous(), kernel, products, tuple(weight.shape), stride,
-                              padding, dilation, groups)
+    y = _FactoredConv3T.apply(x.permute(2, 0, 1, 3, 4).contiguous(), weight, rule, (stride, padding, dilation, groups),
+                              *others)
     return y.permute(1, 2, 0, 3, 4).contiguous()

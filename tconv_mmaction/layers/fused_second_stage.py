@@ -44,10 +44,10 @@ def _kernels():
                 j = w - p % KW * dw
                 seen = exists & (i >= 0) & (i < H) & (j >= 0) & (j < W)
                 if b == 0:  # the first slice is the kernel itself
-                    total += tl.load(maps + p * H * W + i * W + j, mask=seen, other=0.).to(SUM)
+                    total += tl.load(maps + (P - 1 - p) * H * W + i * W + j, mask=seen, other=0.).to(SUM)
                 else:
                     for q in tl.static_range(P):
-                        weight = tl.load(a + (((b - 1) * O + o) * P + p) * P + q).to(SUM)
+                        weight = tl.load(a + ((b * O + o) * P + p) * P + q).to(SUM)
                         total += weight * tl.load(maps + q * H * W + i * W + j, mask=seen, other=0.).to(SUM)
         tl.store(y + row.to(tl.int64) * (OH * OW) + position, total.to(y.dtype.element_ty), mask=valid)
 
@@ -77,10 +77,10 @@ def _kernels():
                 seen = reached & (h >= 0) & (h % sh == 0) & (h // sh < OH)
                 seen = seen & (w >= 0) & (w % sw == 0) & (w // sw < OW)
                 if b == 0:
-                    seen = seen & (everywhere + q == p)
+                    seen = seen & (everywhere + q == P - 1 - p)
                     total += tl.load(maps + h // sh * OW + w // sw, mask=seen, other=0.).to(SUM)
                 else:
-                    weight = tl.load(a + (((b - 1) * O + o) * P + p) * P + q).to(SUM)
+                    weight = tl.load(a + ((b * O + o) * P + p) * P + q).to(SUM)
                     total += weight * tl.load(maps + h // sh * OW + w // sw, mask=seen, other=0.).to(SUM)
         tl.store(gu + (row.to(tl.int64) * P + q) * (H * W) + position, total.to(gu.dtype.element_ty), mask=valid)
 
@@ -106,7 +106,7 @@ def _kernels():
                 seen = seen & (i >= 0) & (i < H) & (j >= 0) & (j < W)
                 total += (tl.load(target + position, mask=seen, other=0.).to(SUM)
                           * tl.load(source + i * W + j, mask=seen, other=0.).to(SUM))
-        tl.store(ga + (((b - 1) * O + o) * P + p) * P + q, tl.sum(total, 0).to(ga.dtype.element_ty))
+        tl.store(ga + ((b * O + o) * P + p) * P + q, tl.sum(total, 0).to(ga.dtype.element_ty))
 
     return forward, backward_u, backward_a, {torch.float64: tl.float64}, tl.float32
 
@@ -132,7 +132,7 @@ def _blocks(positions: int) -> int:
 
 
 def second_stage(u: Tensor, products: Tensor, geometry) -> Tensor:
-    """``u (T, N, O, P, H*W)``, ``products (kT-1, O, P, P)`` -> ``(T', N, O, H', W')``; all contiguous."""
+    """``u (T, N, O, P, H*W)``, ``products (kT, O, P, P)`` -> ``(T', N, O, H', W')``; all contiguous."""
     forward, _, _, sums, default = _kernels()
     height, width = (-(-size // step) for size, step in zip(geometry.full, geometry.stride[1:]))
     y = u.new_empty(geometry.out_frames, geometry.batch, geometry.out_channels, height, width)
@@ -148,7 +148,7 @@ def second_stage_backward(grad: Tensor, u: Tensor, products: Tensor, geometry):
     grad, kind = grad.contiguous(), sums.get(u.dtype, default)
     height, width = grad.shape[-2:]
     numbers = _numbers(geometry, height, width)
-    grad_u, grad_products = torch.empty_like(u), torch.empty_like(products)
+    grad_u, grad_products = torch.empty_like(u), torch.zeros_like(products)
     backward_u[(u.shape[0] * u.shape[1] * u.shape[2], _blocks(geometry.positions), geometry.pixels)](
         grad, products, grad_u, geometry.out_frames, *numbers, geometry.depth, *geometry.kernel, kind, BLOCK)
     backward_a[(geometry.out_channels, geometry.depth - 1, geometry.pixels**2)](

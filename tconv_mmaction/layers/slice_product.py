@@ -5,7 +5,7 @@ the same T for all input channels: ``kernel[o] = first[o] @ T[o]^T``. Autograd w
 ``g^T @ first``. Batched MKL products are faster the other way round, with the long side (the input channels) last;
 that is all that is special here.
 """
-from typing import Tuple
+from typing import Iterable, Tuple
 
 import torch
 from torch import Tensor
@@ -43,17 +43,56 @@ def slice_product(first: Tensor, transforms: Tensor) -> Tensor:
 
 
 class SliceRule:
-    """The product as a rule of :mod:`.built_kernel`: ``first (O, I, kH, kW)``, ``transforms (O, kT*kH*kW, kH*kW)``."""
+    """The product as a rule of :mod:`.built_kernel`: ``first (O, I, kH, kW)``, ``transforms (O, kT*kH*kW, kH*kW)``.
+
+    :mod:`.patch_products` takes the slices one by one, with the input channels last, where batched products are
+    fastest; the first slice's transform must then be the identity, and gets no gradient.
+    """
+    fixed = 0  # leading rows of the transforms that need no gradient
+
+    def transforms(self, first: Tensor, transforms: Tensor) -> Tensor:
+        """``(O, kT*kH*kW, kH*kW)``."""
+        return transforms
+
+    def transform_gradients(self, of_transforms: Tensor, first: Tensor, transforms: Tensor) -> tuple:
+        """The gradients of the parameters other than ``first`` from that of the transforms from row ``fixed`` on."""
+        return of_transforms,
 
     def shape(self, first: Tensor, transforms: Tensor) -> tuple:
         return (*first.shape[:2], transforms.shape[1] // transforms.shape[2], *first.shape[2:])
 
-    def build(self, out: Tensor, first: Tensor, transforms: Tensor) -> None:
-        torch.bmm(first.flatten(2), transforms.mT, out=out.view(*first.shape[:2], -1))
+    def build(self, out: Tensor, first: Tensor, *others: Tensor) -> None:
+        self.ways = self.transforms(first, *others)
+        torch.bmm(first.flatten(2), self.ways.mT, out=out.view(*first.shape[:2], -1))
 
-    def gradients(self, grad: Tensor, first: Tensor, transforms: Tensor) -> tuple:
-        grad_first, grad_transforms = _gradients(grad.contiguous().flatten(2), first.flatten(2), transforms)
-        return grad_first.reshape(first.shape), grad_transforms
+    def gradients(self, grad: Tensor, first: Tensor, *others: Tensor) -> tuple:
+        # batched products are fastest with the long side, the input channels, last
+        grad, flat = grad.contiguous().flatten(2), first.flatten(2)
+        of_first = torch.bmm(self.ways.mT, grad.mT).mT.reshape(first.shape)
+        of_ways = torch.bmm(flat.mT, grad[:, :, self.fixed:]).mT
+        return of_first, *self.transform_gradients(of_ways, first, *others)
+
+    def build_slices(self, out: Tensor, first: Tensor, *others: Tensor) -> None:
+        """Write the slices into ``out (kT, O, kH*kW, I)``."""
+        self.ways = self.transforms(first, *others)
+        out[0].copy_(first.flatten(2).mT)
+        for slice_, way in zip(out[1:], self.ways.unflatten(1, (len(out), -1)).unbind(1)[1:]):
+            torch.bmm(way, out[0], out=slice_)
+
+    def slice_gradients(self, grads: Iterable[Tuple[int, Tensor]], slices: Tensor, first: Tensor,
+                        *others: Tensor) -> tuple:
+        """The parameters' gradients from those of :meth:`build_slices`: numbers of slices, each with its gradient."""
+        depth, _, pixels, _ = slices.shape
+        ways = self.ways.unflatten(1, (depth, -1))
+        of_first, of_ways = torch.zeros_like(slices[0]), torch.zeros_like(ways)
+        for b, grad in grads:
+            if b:
+                of_first.baddbmm_(ways[:, b].mT, grad)
+                of_ways[:, b] = torch.bmm(grad, slices[0].mT)
+            else:
+                of_first += grad
+        of_ways = of_ways.flatten(1, 2)[:, self.fixed:]
+        return of_first.mT.reshape(first.shape), *self.transform_gradients(of_ways, first, *others)
 
     def differentiable(self, first: Tensor, transforms: Tensor) -> Tensor:
         return _product(first.flatten(2), transforms).view(self.shape(first, transforms))

@@ -1,0 +1,189 @@
+"""A 3T convolution as matrix products, one for each slice of its kernel.
+
+The patches of a frame are what one slice sees at all positions of the output, (positions, kH*kW*I), and the output is
+the sum over the kernel's slices of patches of the right frames times slice. A convolution does as many multiplications,
+but it rearranges a large kernel three times in a training step, and wants the input channels of each slice apart, where
+the batched products that make 3T's slices, and the gradients back, take two to three times as long as with the
+channels last (:mod:`.slice_product`). The price is the patches, kH*kW / (stride in height times width) times the input.
+
+It pays with a stride, where patches overlap little, and where positions are few beside the kernel's numbers.
+"""
+import functools
+import math
+from typing import Iterator, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from .built_kernel import Workspace, kernel_gradients_by_autograd
+from .cpu_capability import has_avx512
+from .matrix_product import has_onednn_products, product
+from .scratch import scratch
+from .time_windows import time_windows
+
+Triple = Tuple[int, int, int]
+# the limits of pays()
+PER_POSITION = 1 << 12
+PER_POSITION_WITHOUT_AVX512 = 1 << 8
+MOST_PATCHES = 1 << 22  # elements: 16 MB in float32
+
+
+def pays(x: Tensor, kernel: Sequence[int], stride: Triple, padding: Triple, dilation: Triple) -> bool:
+    """Whether a training step takes less time so than with a convolution: with a kernel of at least ``PER_POSITION``
+    numbers, without AVX-512 a sixteenth of them, for each position of the output.
+
+    The limits are where it began to pay on two cores: tools/benchmarks/inner_paths.py.
+
+    Args:
+        x: ``(N, I, T, H, W)``.
+        kernel: its shape ``(O, I, kT, kH, kW)``.
+    """
+    if x.dtype != torch.float32 or not has_onednn_products():
+        return False
+    geometry = _geometry(x.shape, tuple(kernel[2:]), stride, padding, dilation)
+    least = PER_POSITION if has_avx512() else PER_POSITION_WITHOUT_AVX512
+    return (math.prod(kernel) >= least * geometry.out_frames * geometry.positions
+            and math.prod(geometry.view[0]) <= MOST_PATCHES)
+
+
+class _Geometry:
+    """Sizes and windows of one call. Frames with the same remainder by the stride in time lie together: those that a
+    slice reads are consecutive."""
+
+    def __init__(self, size: Sequence[int], kernel: Triple, stride: Triple, padding: Triple, dilation: Triple) -> None:
+        self.count, self.channels, self.frames, self.height, self.width = size
+        self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
+        self.out_frames, *self.out = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(
+            size[2:], kernel, stride, padding, dilation))
+        self.positions = self.count * self.out[0] * self.out[1]  # of one frame of the output
+        self.rows = self.frames * self.positions
+        (down, across), (top, left) = stride[1:], padding[1:]
+        self.image = self.frames, self.count, self.height + 2 * top, self.width + 2 * left, self.channels
+        self.inner = slice(top, top + self.height), slice(left, left + self.width)
+        starts = [0]
+        for remainder in range(stride[0]):
+            starts.append(starts[-1] + len(range(remainder, self.frames, stride[0])))
+        # which frames of an image those are that a clip has at every stride-th place
+        self.places = [(slice(start, stop), slice(remainder, None, stride[0]))
+                       for remainder, (start, stop) in enumerate(zip(starts, starts[1:]))]
+        self.windows = []  # slices that see a frame: number, rows of the output and rows of the patches
+        for b in range(kernel[0]):
+            to, of = time_windows(b, self.frames, self.out_frames, stride[0], padding[0], dilation[0])
+            if to.stop > to.start:
+                first = starts[of.start % stride[0]] + of.start // stride[0]
+                rows = (to.start, to.stop), (first, first + to.stop - to.start)
+                self.windows.append((b, *(slice(start * self.positions, stop * self.positions)
+                                          for start, stop in rows)))
+        column = self.channels
+        row = self.image[3] * column
+        frame = self.count * self.image[2] * row
+        self.view = ((self.frames, self.count, *self.out, *kernel[1:], self.channels),
+                     (frame, frame // self.count, row * down, column * across, row * dilation[1],
+                      column * dilation[2], 1))
+
+    def clips(self, image: Tensor) -> Iterator[Tuple[Tensor, slice]]:
+        """An ``image (frames, N, H + 2p, W + 2p, I)`` without padding, as ``(N, I, some frames, H, W)``, and which
+        frames of the clip those are."""
+        inner = image[:, :, self.inner[0], self.inner[1]].permute(1, 4, 0, 2, 3)
+        for here, there in self.places:
+            yield inner[:, :, here], there
+
+    def patches(self, x: Tensor) -> Tensor:
+        """``(frames * N * H' * W', kH*kW*I)``; in scratch memory."""
+        image = scratch.borrow('windows', x.dtype, self.image)
+        rows, columns = self.inner
+        for border in (image[:, :, :rows.start], image[:, :, rows.stop:], image[:, :, :, :columns.start],
+                       image[:, :, :, columns.stop:]):
+            border.zero_()
+        for inner, frames in self.clips(image):
+            inner.copy_(x[:, :, frames])
+        patches = scratch.borrow('patches', x.dtype, self.view[0])
+        return patches.copy_(image.as_strided(*self.view)).view(self.rows, -1)
+
+    def add_up(self, patches: Tensor, x_like: Tensor) -> Tensor:
+        """The transpose of :meth:`patches`."""
+        image = scratch.borrow('windows', patches.dtype, self.image).zero_()
+        view, patches = image.as_strided(*self.view), patches.view(self.view[0])
+        for row in range(self.kernel[1]):
+            for column in range(self.kernel[2]):  # patches overlap, what one tap of each sees does not
+                view[:, :, :, :, row, column].add_(patches[:, :, :, :, row, column])
+        out = torch.empty_like(x_like)
+        for inner, frames in self.clips(image):
+            out[:, :, frames] = inner
+        return out
+
+
+_geometry = functools.lru_cache(maxsize=512)(_Geometry)
+
+
+def _convolve(x: Tensor, slices: Tensor, geometry: _Geometry) -> Tensor:
+    patches, out_channels = geometry.patches(x), slices.shape[1]
+    y = x.new_zeros(geometry.out_frames * geometry.positions, out_channels)
+    for b, to, of in geometry.windows:
+        y[to].add_(product(patches[of], slices[b].view(out_channels, -1).t()))
+    y = y.view(geometry.out_frames, geometry.count, *geometry.out, out_channels)
+    return y.permute(1, 4, 0, 2, 3).contiguous()
+
+
+def _slice_gradients(grad: Tensor, x: Tensor, geometry: _Geometry) -> Iterator[Tuple[int, Tensor]]:
+    """For each slice that sees a frame: its number and its gradient ``(O, kH*kW, I)``."""
+    patches, out_channels = geometry.patches(x), grad.shape[1]
+    by_channel = grad.permute(1, 2, 0, 3, 4).reshape(out_channels, -1)
+    for b, to, of in geometry.windows:
+        yield b, product(by_channel[:, to], patches[of]).view(out_channels, -1, geometry.channels)
+
+
+def _input_gradient(grad: Tensor, x: Tensor, slices: Tensor, geometry: _Geometry) -> Tensor:
+    by_position = grad.permute(2, 0, 3, 4, 1).reshape(-1, grad.shape[1])
+    patches = scratch.borrow('patches', grad.dtype, (geometry.rows, slices[0, 0].numel())).zero_()
+    for b, to, of in geometry.windows:
+        patches[of].add_(product(by_position[to], slices[b].flatten(1)))
+    return geometry.add_up(patches, x)
+
+
+def _slices(workspace: Workspace, rule, parameters: Sequence[Tensor]) -> Tensor:
+    out_channels, channels, depth, height, width = rule.shape(*parameters)
+    slices = workspace.borrow((depth, out_channels, height * width, channels), parameters[0])
+    rule.build_slices(slices, *parameters)
+    return slices
+
+
+class _PatchProducts(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x, workspace, rule, geometry, *parameters):
+        ctx.workspace, ctx.rule, ctx.geometry = workspace, rule, geometry
+        slices = _slices(workspace, rule, parameters)
+        ctx.stamp = workspace.stamp
+        ctx.save_for_backward(x, *parameters)
+        return _convolve(x, slices, _geometry(x.shape, rule.shape(*parameters)[2:], *geometry))
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, *parameters = ctx.saved_tensors
+        wants = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
+        if torch.is_grad_enabled():
+            grad_x, *grads = kernel_gradients_by_autograd(ctx.rule, x, parameters, grad, (*ctx.geometry, 1), wants)
+            return grad_x, None, None, None, *grads
+        slices = ctx.workspace.tensor
+        if slices is None or ctx.workspace.stamp != ctx.stamp:
+            slices = _slices(ctx.workspace, ctx.rule, parameters)
+            ctx.stamp = ctx.workspace.stamp
+        geometry = _geometry(x.shape, ctx.rule.shape(*parameters)[2:], *ctx.geometry)
+        grads = (None, ) * len(parameters)
+        if any(wants[1:]):
+            grads = ctx.rule.slice_gradients(_slice_gradients(grad, x, geometry), slices, *parameters)
+        return _input_gradient(grad, x, slices, geometry) if wants[0] else None, None, None, None, *grads
+
+
+def patch_products_conv3d(x: Tensor, workspace: Workspace, rule, stride: Triple, padding: Triple, dilation: Triple,
+                          *parameters: Tensor) -> Tensor:
+    """``F.conv3d(x, rule.differentiable(*parameters), None, stride, padding, dilation)``.
+
+    Args:
+        x: ``(N, I, T, H, W)``.
+        workspace: of the layer whose slices these are.
+        rule: a :class:`.slice_product.SliceRule`.
+        parameters: its arguments.
+    """
+    return _PatchProducts.apply(x, workspace, rule, (stride, padding, dilation), *parameters)
