@@ -10,7 +10,7 @@ It pays with a stride, where patches overlap little, and where positions are few
 """
 import functools
 import math
-from typing import Iterator, Sequence, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -117,12 +117,22 @@ _geometry = functools.lru_cache(maxsize=512)(_Geometry)
 
 
 def _convolve(x: Tensor, slices: Tensor, geometry: _Geometry) -> Tensor:
-    patches, out_channels = geometry.patches(x), slices.shape[1]
-    y = x.new_zeros(geometry.out_frames * geometry.positions, out_channels)
-    for b, to, of in geometry.windows:
-        y[to].add_(product(patches[of], slices[b].view(out_channels, -1).t()))
-    y = y.view(geometry.out_frames, geometry.count, *geometry.out, out_channels)
-    return y.permute(1, 4, 0, 2, 3).contiguous()
+    patches = geometry.patches(x)
+    y = _add_windows(geometry.out_frames * geometry.positions, [
+        (to, product(patches[of], slices[b].flatten(1).t())) for b, to, of in geometry.windows])
+    if y is None:
+        y = x.new_zeros(geometry.out_frames * geometry.positions, slices.shape[1])
+    return y.view(geometry.out_frames, geometry.count, *geometry.out, -1).permute(1, 4, 0, 2, 3).contiguous()
+
+
+def _add_windows(size: int, shares: Sequence[Tuple[slice, Tensor]]) -> Optional[Tensor]:
+    """The sum of matrices that each are some rows of it; ``size`` rows, None for no matrix. Overwrites a share."""
+    whole = next((share for _, share in shares if len(share) == size), None)
+    total = whole if whole is not None else shares[0][1].new_zeros(size, shares[0][1].shape[1]) if shares else None
+    for rows, share in shares:
+        if share is not whole:
+            total[rows].add_(share)
+    return total
 
 
 def _slice_gradients(grad: Tensor, x: Tensor, geometry: _Geometry) -> Iterator[Tuple[int, Tensor]]:
@@ -135,10 +145,9 @@ def _slice_gradients(grad: Tensor, x: Tensor, geometry: _Geometry) -> Iterator[T
 
 def _input_gradient(grad: Tensor, x: Tensor, slices: Tensor, geometry: _Geometry) -> Tensor:
     by_position = grad.permute(2, 0, 3, 4, 1).reshape(-1, grad.shape[1])
-    patches = scratch.borrow('patches', grad.dtype, (geometry.rows, slices[0, 0].numel())).zero_()
-    for b, to, of in geometry.windows:
-        patches[of].add_(product(by_position[to], slices[b].flatten(1)))
-    return geometry.add_up(patches, x)
+    patches = _add_windows(geometry.rows, [
+        (of, product(by_position[to], slices[b].flatten(1))) for b, to, of in geometry.windows])
+    return torch.zeros_like(x) if patches is None else geometry.add_up(patches, x)
 
 
 def _slices(workspace: Workspace, rule, parameters: Sequence[Tensor]) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Iterable, Tuple
 import torch
 from torch import Tensor
 
+from .scratch import scratch
+
 
 def _product(first: Tensor, transforms: Tensor) -> Tensor:
     return torch.bmm(first, transforms.mT)
@@ -68,7 +70,8 @@ class SliceRule:
     def gradients(self, grad: Tensor, first: Tensor, *others: Tensor) -> tuple:
         # batched products are fastest with the long side, the input channels, last
         grad, flat = grad.contiguous().flatten(2), first.flatten(2)
-        of_first = torch.bmm(self.ways.mT, grad.mT).mT.reshape(first.shape)
+        of_first = scratch.borrow('windows', first.dtype, (flat.shape[0], flat.shape[2], flat.shape[1]))
+        of_first = torch.bmm(self.ways.mT, grad.mT, out=of_first).mT.reshape(first.shape)
         of_ways = torch.bmm(flat.mT, grad[:, :, self.fixed:]).mT
         return of_first, *self.transform_gradients(of_ways, first, *others)
 
@@ -84,13 +87,14 @@ class SliceRule:
         """The parameters' gradients from those of :meth:`build_slices`: numbers of slices, each with its gradient."""
         depth, _, pixels, _ = slices.shape
         ways = self.ways.unflatten(1, (depth, -1))
-        of_first, of_ways = torch.zeros_like(slices[0]), torch.zeros_like(ways)
+        of_first, of_ways = None, torch.zeros_like(ways)
         for b, grad in grads:
             if b:
-                of_first.baddbmm_(ways[:, b].mT, grad)
                 of_ways[:, b] = torch.bmm(grad, slices[0].mT)
-            else:
-                of_first += grad
+                grad = torch.bmm(ways[:, b].mT, grad) if of_first is None else of_first.baddbmm_(ways[:, b].mT, grad)
+            of_first = grad if of_first is None or b else of_first.add_(grad)
+        if of_first is None:
+            of_first = torch.zeros_like(slices[0])
         of_ways = of_ways.flatten(1, 2)[:, self.fixed:]
         return of_first.mT.reshape(first.shape), *self.transform_gradients(of_ways, first, *others)
 

@@ -33,7 +33,7 @@ LEAST_SAVED = 500  # products per output
 LEAST_WORK = 5 * 10**8  # products of the convolution
 CACHED = 1 << 21  # elements of all transformed kernels
 LEAST_POSITIONS = 1024
-PART = 1 << 21  # elements of the products that are made together
+PART = 1 << 22  # elements of the products that are made together
 
 
 @functools.cache
@@ -109,12 +109,12 @@ def choose(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stri
 
 
 def _turn(part: Tensor) -> Callable[[Tensor], Tensor]:
-    """What to do with tiles ``(N, C, tiles, ...)`` before a convolution, and after it.
+    """What to do with tiles ``(N, C, tiles, W)`` before a convolution, and after it.
 
     PyTorch leaves a single small input to a slow convolution (:mod:`.single_clip`), but not a batch: the tiles of a
-    single clip are made one.
+    single input are made one.
     """
-    if part.shape[0] == 1 and part.shape[2] > 1 and math.prod(part.shape[:4]) <= SMALL:
+    if part.shape[0] == 1 and part.shape[2] > 1 and part.numel() <= SMALL:
         return lambda tensor: tensor.transpose(0, 2)
     return lambda tensor: tensor
 
@@ -127,19 +127,28 @@ class Winograd:
         outputs: m, with m + k - 1 at most :data:`MAX_POINTS`.
         before: rows of padding in front of the first axis; behind it, there are as many as the output needs.
         stride, padding, dilation: of every axis; the first entries are not used.
+        kernels: where to put the transformed kernels, ``(n, numbers of one tap)``; new memory by default.
     """
 
     def __init__(self, weight: Tensor, outputs: int, before: int, stride: Sequence[int], padding: Sequence[int],
-                 dilation: Sequence[int], groups: int = 1) -> None:
+                 dilation: Sequence[int], groups: int = 1, kernels: Optional[Tensor] = None) -> None:
         self.outputs, self.taps, self.pad = outputs, weight.shape[2], before
-        self.geometry = ((1, *stride[1:]), (0, *padding[1:]), dilation, False, (0, ) * len(stride), groups)
+        self.planes = weight.dim() == 5  # tiles of frames: each is a clip of one frame, with as many planes as channels
+        if self.planes:
+            self.geometry = stride[1:], padding[1:], dilation[1:], False, (0, 0), groups
+        else:
+            self.geometry = (1, *stride[1:]), (0, *padding[1:]), dilation, False, (0, 0), groups
         self.synthesis, self.of_kernel, self.analysis = (m.to(weight) for m in matrices(outputs, self.taps))
         self.points = len(self.analysis)
-        self.kernels = torch.mm(self.of_kernel, weight.movedim(2, 0).reshape(self.taps, -1)).view(
+        by_tap = self._buffer('windows', self.taps, *weight.shape[:2], *weight.shape[3:])
+        by_tap.copy_(weight.movedim(2, 0))
+        if kernels is None:
+            kernels = weight.new_empty(self.points, by_tap[0].numel())
+        self.kernels = torch.mm(self.of_kernel, by_tap.flatten(1), out=kernels).view(
             self.points, *weight.shape[:2], 1, *weight.shape[3:])  # G w
 
     def _buffer(self, name: str, *shape: int) -> Tensor:
-        return scratch.borrow(name, self.kernels.dtype, shape)
+        return scratch.borrow(name, self.analysis.dtype, shape)
 
     def _rows(self, length: int, tiles: int) -> Iterator[Tuple[int, slice, slice]]:
         """For each point j: the tiles whose j-th row is within the input's ``length``, and which rows those are."""
@@ -149,19 +158,31 @@ class Winograd:
             start = self.outputs * first + j - self.pad
             yield j, slice(first, end), slice(start, start + self.outputs * (end - first), self.outputs)
 
+    def _tiled(self, name: str, first: int, count: int, channels: int, tiles: int, *rest: int) -> Tuple[Tensor, Tensor]:
+        """Scratch memory: as a batch for convolutions, a tensor for each of ``first``, and as ``(first, N, C, tiles,
+        ...)``. The tiles of frames lie one after the other."""
+        if self.planes:
+            memory = self._buffer(name, first, count, tiles, channels, *rest)
+            return memory.flatten(1, 2), memory.transpose(2, 3)
+        memory = self._buffer(name, first, count, channels, tiles, *rest)
+        return memory, memory
+
     def _analyse(self, x: Tensor, tiles: int) -> Tensor:
-        """B^T x for every tile: (N, C, A, ...) to (n, N, C, tiles, ...)."""
+        """B^T x for every tile; (N, C, A, ...) to batches for convolutions."""
         count, channels, length, *rest = x.shape
-        windows = self._buffer('windows', self.points, count, channels, tiles, *rest)
+        flat, windows = self._tiled('windows', self.points, count, channels, tiles, *rest)
         for j, inside, rows in self._rows(length, tiles):
             if inside.start:
                 windows[j, :, :, :inside.start].zero_()
             windows[j, :, :, inside].copy_(x[:, :, rows])
             if inside.stop < tiles:
                 windows[j, :, :, inside.stop:].zero_()
-        out = self._buffer('analysed', *windows.shape)
-        torch.mm(self.analysis, windows.flatten(1), out=out.flatten(1))
+        out = self._buffer('analysed', *flat.shape)
+        torch.mm(self.analysis, flat.flatten(1), out=out.flatten(1))
         return out
+
+    def _kernel(self, point: int) -> Tensor:
+        return self.kernels[point].squeeze(2) if self.planes else self.kernels[point]
 
     def _tiles(self, full: Tensor, tiled: Tensor) -> Iterator[Tuple[Tensor, Tensor]]:
         """Views of the same outputs in (N, O, A', ...) and in (m, N, O, tiles, ...), for each of m."""
@@ -171,13 +192,15 @@ class Winograd:
 
     def add_to(self, out: Tensor, x: Tensor, replace: bool = False) -> Tensor:
         """Add the convolution of ``x (N, C, A, ...)`` to ``out (N, O, A', ...)``, or put it there."""
-        analysed = self._analyse(x, -(-out.shape[2] // self.outputs))
-        turn = _turn(analysed[0])
-        parts = [turn(torch.ops.aten.convolution(turn(part), kernel, None, *self.geometry))
-                 for part, kernel in zip(analysed, self.kernels)]
+        count, channels, length, *rest = out.shape
+        tiles = -(-length // self.outputs)
+        analysed = self._analyse(x, tiles)
+        turn = (lambda part: part) if self.planes else _turn(analysed[0])
+        parts = [turn(torch.ops.aten.convolution(turn(part), self._kernel(i), None, *self.geometry))
+                 for i, part in enumerate(analysed)]
         products = torch.stack(parts, out=self._buffer('products', self.points, *parts[0].shape))
-        y = self._buffer('outputs', self.outputs, *products.shape[1:])
-        torch.mm(self.synthesis, products.flatten(1), out=y.flatten(1))
+        flat, y = self._tiled('outputs', self.outputs, count, channels, tiles, *rest)
+        torch.mm(self.synthesis, products.flatten(1), out=flat.flatten(1))
         for target, source in self._tiles(out, y):
             target.copy_(source) if replace else target.add_(source)
         return out
@@ -188,28 +211,29 @@ class Winograd:
         the kernels to ``grad_kernels``, like :attr:`kernels`, or put it there. Either may be None."""
         count, channels, length, *rest = grad.shape
         tiles = -(-length // self.outputs)
-        of_outputs = self._buffer('outputs', self.outputs, count, channels, tiles, *rest)
+        flat, of_outputs = self._tiled('outputs', self.outputs, count, channels, tiles, *rest)
         if length % self.outputs:
             of_outputs[length % self.outputs:, :, :, -1].zero_()
         for source, target in self._tiles(grad, of_outputs):
             target.copy_(source)
-        of_products = self._buffer('products', self.points, *of_outputs.shape[1:])
-        torch.mm(self.synthesis.T, of_outputs.flatten(1), out=of_products.flatten(1))
+        of_products = self._buffer('products', self.points, *flat.shape[1:])
+        torch.mm(self.synthesis.T, flat.flatten(1), out=of_products.flatten(1))
         parts: List[Tensor] = []
         analysed = self._analyse(x, tiles)
-        turn = _turn(analysed[0])
+        turn = (lambda part: part) if self.planes else _turn(analysed[0])
         for i, part in enumerate(analysed):
             of_part, of_kernel, _ = torch.ops.aten.convolution_backward(
-                turn(of_products[i]), turn(part), self.kernels[i], None, *self.geometry,
+                turn(of_products[i]), turn(part), self._kernel(i), None, *self.geometry,
                 (grad_x is not None, grad_kernels is not None, False))
             parts.append(of_part if grad_x is None else turn(of_part))
             if grad_kernels is not None:
+                of_kernel = of_kernel.view(grad_kernels[i].shape)
                 grad_kernels[i].copy_(of_kernel) if replace else grad_kernels[i].add_(of_kernel)
         if grad_x is None:
             return
-        windows = self._buffer('windows', self.points, *parts[0].shape)
-        of_analysed = torch.stack(parts, out=self._buffer('analysed', *windows.shape))
-        torch.mm(self.analysis.T, of_analysed.flatten(1), out=windows.flatten(1))
+        of_analysed = torch.stack(parts, out=self._buffer('analysed', self.points, *parts[0].shape))
+        flat, windows = self._tiled('windows', self.points, *x.shape[:2], tiles, *x.shape[3:])
+        torch.mm(self.analysis.T, of_analysed.flatten(1), out=flat.flatten(1))
         # The tiles overlap. Their first m rows are each row once, up to the last tile's; the others are added.
         alone = self.outputs * tiles - self.pad
         if alone < x.shape[2]:
@@ -219,10 +243,17 @@ class Winograd:
             target.copy_(part) if j < self.outputs else target.add_(part)
 
     def weight_gradient(self, grad_kernels: Tensor) -> Tensor:
-        """The gradient of ``weight`` from that of :attr:`kernels`."""
+        """The gradient of ``weight`` from that of :attr:`kernels`; in scratch memory."""
         shape = grad_kernels.shape
-        flat = torch.mm(self.of_kernel.T, grad_kernels.flatten(1))
-        return flat.view(self.taps, *shape[1:3], *shape[4:]).movedim(0, 2)
+        by_tap = self._buffer('windows', self.taps, *shape[1:3], *shape[4:])
+        torch.mm(self.of_kernel.T, grad_kernels.flatten(1), out=by_tap.flatten(1))
+        return by_tap.movedim(0, 2)
+
+
+def _filter(weight: Tensor, outputs: int, before: int, *geometry) -> Winograd:
+    """For use before the next one is made."""
+    points, numbers = outputs + weight.shape[2] - 1, weight[:, :, 0].numel()
+    return Winograd(weight, outputs, before, *geometry, scratch.borrow('kernels', weight.dtype, (points, numbers)))
 
 
 def convolve(x: Tensor, weight: Tensor, outputs: int, stride: Sequence[int], padding: Sequence[int],
@@ -234,7 +265,7 @@ def convolve(x: Tensor, weight: Tensor, outputs: int, stride: Sequence[int], pad
     if x.dim() == 5 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d):
         out = out.contiguous(memory_format=torch.channels_last_3d)
     for number, (taps, frames, before) in enumerate(phases(weight.shape[2], stride[0], padding[0])):
-        conv = Winograd(weight[:, :, taps], outputs, before, stride, padding, dilation, groups)
+        conv = _filter(weight[:, :, taps], outputs, before, stride, padding, dilation, groups)
         for part, target in zip(*_parts(conv, x[:, :, frames], out)):
             conv.add_to(target, part, replace=number == 0)
     return out
@@ -248,8 +279,8 @@ def convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, outputs: int, str
     grad_x = fresh(x) if wants_x else None
     grad_weight = torch.empty_like(weight) if wants_weight else None
     for taps, frames, before in phases(weight.shape[2], stride[0], padding[0]):
-        conv = Winograd(weight[:, :, taps], outputs, before, stride, padding, dilation, groups)
-        grad_kernels = torch.empty_like(conv.kernels) if wants_weight else None
+        conv = _filter(weight[:, :, taps], outputs, before, stride, padding, dilation, groups)
+        grad_kernels = scratch.borrow('of kernels', x.dtype, conv.kernels.shape) if wants_weight else None
         parts, of_parts = _parts(conv, x[:, :, frames], grad)
         targets = grad_x[:, :, frames].split(len(parts[0])) if wants_x else [None] * len(parts)
         for number, (part, of_part, target) in enumerate(zip(parts, of_parts, targets)):
