@@ -127,6 +127,28 @@ def test_workspace_through_unusual_orders(which):
         loss.backward()
 
 
+@pytest.mark.parametrize('arguments', [dict(channels=4), dict(channels=4, transform='free'), dict(channels=12),
+                                       dict(channels=12, groups=2, evaluation='factored'),
+                                       dict(channels=64, stride=2), dict(channels=64, size=(4, 28, 28)),
+                                       dict(channels=64, size=(4, 28, 28), transform='free')])
+def test_gradients_outlive_the_next_layers(arguments):
+    """What a backward pass returns is never memory that the next one works in."""
+    channels, size = arguments.pop('channels'), arguments.pop('size', (3, 4, 4))
+    arguments = dict(padding=1, **arguments)
+    torch.manual_seed(0)
+    layers = [Conv3T(channels, channels, 3, **arguments) for _ in range(2)]
+    x = torch.randn(2, channels, *size, requires_grad=True)
+    leaves = [[x, *layer.parameters()] for layer in layers]
+    losses = [layer(x).square().sum() for layer in layers]
+    got = torch.autograd.grad(losses[0], leaves[0], retain_graph=True)
+    kept = [grad.clone() for grad in got]
+    torch.autograd.grad(losses[1], leaves[1])
+    for layer in layers:
+        layer(x)
+    for a, b in zip(got, kept):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize('which', [0, 1])
 def test_second_derivatives(which):
     layer = layers()[which]

@@ -13,6 +13,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..layers import share_transforms
 from .inflation import load_pretrained
 from .temporal_resnet3d import statistics_kept
 
@@ -151,10 +152,11 @@ class LayerChain(BaseModule):
             raise ValueError(f'{type(self).__name__} takes clips (N, {self.in_channels}, T, H, W), the smallest with '
                              f'(T, H, W) = {self.smallest_clip}; got {tuple(x.shape)}.')
         outs = []
-        for name in self.chain:
-            x = self._run(name, x)
-            if name in self.out_layers:
-                outs.append(x)
-            if len(outs) == len(self.out_layers):
-                break
+        with share_transforms(self):
+            for name in self.chain:
+                x = self._run(name, x)
+                if name in self.out_layers:
+                    outs.append(x)
+                if len(outs) == len(self.out_layers):
+                    break
         return outs[0] if len(outs) == 1 else tuple(outs)

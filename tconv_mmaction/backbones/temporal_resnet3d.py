@@ -29,7 +29,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import SeparableConv3d, accept_single_filters
+from ..layers import SeparableConv3d, accept_single_filters, share_transforms
 from ..layers.separable_conv3d import TEMPORAL_CFG, complete_conv_cfg
 from .inflation import load_pretrained
 
@@ -294,7 +294,8 @@ class TemporalResNet3d(ResNet3d):
         if x.dim() != 5 or x.shape[1] != self.in_channels or any(n < m for n, m in zip(x.shape[2:], smallest)):
             raise ValueError(f'TemporalResNet3d takes clips (N, {self.in_channels}, T, H, W), the smallest with '
                              f'(T, H, W) = {smallest}; got {tuple(x.shape)}.')
-        return super().forward(x)
+        with share_transforms(self):
+            return super().forward(x)
 
     def train(self, mode: bool = True) -> 'TemporalResNet3d':
         super().train(mode)

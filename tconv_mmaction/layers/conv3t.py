@@ -10,7 +10,7 @@ from . import packed_conv, patch_products, winograd
 from .affine_rule import AffineRule
 from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
 from .conv_base import ConvBase, without_autocast
-from .eager import is_eager_cpu
+from .eager import is_eager_cpu, saves_tensors_itself
 from .factored_conv3t import factored_conv3t
 from .kernel_cache import KernelCache
 from .patch_products import patch_products_conv3d
@@ -46,12 +46,15 @@ class Conv3T(ConvBase):
             transforms the result (:mod:`.factored_conv3t`); both compute the same. 'auto' chooses, see
             :meth:`prefers_factored`.
 
-    In eval mode the kernel is built once and kept until a parameter changes.
+    In eval mode the kernel is built once and kept until a parameter changes. A network may compute the transforms of
+    all its layers at once: :func:`.shared_transforms.share_transforms`.
 
     Raises:
         ValueError: if a number is out of range, channels are not divisible by groups, or a 1x1 spatial kernel comes
             with kT > 1, where an affine transform has nothing to act on.
     """
+
+    transforms_for_this_pass = None  # (O, kT*kH*kW, kH*kW), while a network shares them
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1,
                  groups: int = 1, bias: bool = True, padding_mode: str = 'zeros', transform: str = 'affine',
@@ -147,9 +150,23 @@ class Conv3T(ConvBase):
         """How this layer's slices are made for ``x``, and what from."""
         first, (depth, height, width) = self.weight.squeeze(2), self.kernel_size
         if self.transform == 'affine' and depth > 1 and height == width and is_eager_cpu(x, self.weight):
+            if self.transforms_for_this_pass is not None and saves_tensors_itself():
+                return SliceRule(height * width), first, self.transforms_for_this_pass
             return AffineRule(), self.weight, *(getattr(self, name) for name in TEMPORAL_PARAMETERS)
         theta = self.matrices()
-        return SliceRule(), first.to(theta.dtype), slice_transforms(theta, (height, width)).flatten(1, 2)
+        transforms = slice_transforms(theta, (height, width)).flatten(1, 2)
+        return SliceRule(height * width), first.to(theta.dtype), transforms
+
+    def can_share_transforms(self) -> bool:
+        """Whether :func:`.shared_transforms.share_transforms` may compute this layer's with those of others."""
+        depth, height, width = self.kernel_size
+        if self.transform != 'affine' or depth == 1 or height != width or few_slices(self.weight.squeeze(2)):
+            return False
+        parameters = [self.weight, *(getattr(self, name) for name in TEMPORAL_PARAMETERS)]
+        # parameters that something else has put in these places, or that are yet to be gathered, are left alone
+        return (all(type(p) is nn.Parameter and p.device.type == 'cpu' for p in parameters)
+                and all(p.shape == (depth - 1, self.out_channels) for p in parameters[1:])
+                and is_eager_cpu(self.weight.detach(), self.scale) and self._needs_graph())
 
     def _forward_factored(self, x: Tensor) -> Tensor:
         if not isinstance(self.padding, str) and self.padding_mode == 'zeros' and x.dim() == 5:
@@ -210,7 +227,9 @@ class Conv3T(ConvBase):
         return super().train(mode)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, '_cache': KernelCache()}  # a copy or pickle need not carry the kernel
+        state = {**self.__dict__, '_cache': KernelCache()}  # a copy or pickle need not carry the kernel
+        state.pop('transforms_for_this_pass', None)
+        return state
 
     @torch.no_grad()
     def switch_to_deploy(self) -> nn.Conv3d:

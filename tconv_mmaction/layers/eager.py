@@ -23,3 +23,15 @@ def differentiable_gradients(outputs: Sequence[Tensor], inputs: Sequence[Optiona
     found = iter(torch.autograd.grad(outputs, [t for t, wants in zip(inputs, wanted) if wants], grads,
                                      create_graph=True, allow_unused=True))
     return tuple(next(found) if wants else None for wants in wanted)
+
+
+def saves_tensors_itself() -> bool:
+    """Whether what autograd saves for a backward pass is the tensors themselves, not what hooks make of them.
+
+    Checkpointing is such hooks. It runs a part of a network again when its gradients are wanted and insists that the
+    same tensors are saved then: nothing may be done otherwise because of what surrounded the part the first time.
+    """
+    try:
+        return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    except (AttributeError, TypeError):  # an older PyTorch: unknown
+        return False

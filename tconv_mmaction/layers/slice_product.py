@@ -49,8 +49,13 @@ class SliceRule:
 
     :mod:`.patch_products` takes the slices one by one, with the input channels last, where batched products are
     fastest; the first slice's transform must then be the identity, and gets no gradient.
+
+    Args:
+        fixed: leading rows of the transforms that are constant, and get no gradient.
     """
-    fixed = 0  # leading rows of the transforms that need no gradient
+
+    def __init__(self, fixed: int = 0) -> None:
+        self.fixed = fixed
 
     def transforms(self, first: Tensor, transforms: Tensor) -> Tensor:
         """``(O, kT*kH*kW, kH*kW)``."""
@@ -58,7 +63,11 @@ class SliceRule:
 
     def transform_gradients(self, of_transforms: Tensor, first: Tensor, transforms: Tensor) -> tuple:
         """The gradients of the parameters other than ``first`` from that of the transforms from row ``fixed`` on."""
-        return of_transforms,
+        if not self.fixed:
+            return of_transforms,
+        padded = torch.zeros_like(transforms)
+        padded[:, self.fixed:] = of_transforms
+        return padded,
 
     def shape(self, first: Tensor, transforms: Tensor) -> tuple:
         return (*first.shape[:2], transforms.shape[1] // transforms.shape[2], *first.shape[2:])
@@ -71,7 +80,8 @@ class SliceRule:
         # batched products are fastest with the long side, the input channels, last
         grad, flat = grad.contiguous().flatten(2), first.flatten(2)
         of_first = scratch.borrow('windows', first.dtype, (flat.shape[0], flat.shape[2], flat.shape[1]))
-        of_first = torch.bmm(self.ways.mT, grad.mT, out=of_first).mT.reshape(first.shape)
+        of_first = torch.bmm(self.ways.mT, grad.mT, out=of_first).mT
+        of_first = torch.empty_like(first).copy_(of_first.reshape(first.shape))  # never a view of scratch memory
         of_ways = torch.bmm(flat.mT, grad[:, :, self.fixed:]).mT
         return of_first, *self.transform_gradients(of_ways, first, *others)
 
