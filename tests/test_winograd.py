@@ -54,6 +54,34 @@ def test_equals_autograd(monkeypatch, part, kernel, size, outputs, stride, paddi
     assert nothing is None
 
 
+@pytest.mark.parametrize('coefficients', [1, 4, 5])
+@pytest.mark.parametrize('stride, area', [(1, (1, 1)), (1, (3, 2)), (2, (1, 1)), (2, (3, 2))])
+def test_a_kernel_in_a_basis_is_never_made(coefficients, stride, area):
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 9, 5, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 4, coefficients, *area, dtype=torch.float64, requires_grad=True)
+    basis = torch.randn(5, coefficients, dtype=torch.float64)
+    geometry = (stride, 1, 1), (2, 1, 0), (1, 1, 1), 1
+    y = F.conv3d(x, torch.einsum('tc,oichw->oithw', basis, weight), None, *geometry)
+    grad = torch.randn_like(y)
+    expected = torch.autograd.grad(y, (x, weight), grad)
+    inputs = x.detach(), weight.detach(), 3, *geometry
+    torch.testing.assert_close(convolve(*inputs, basis), y, **EXACT)
+    for got, want in zip(convolve_backward(grad, *inputs, True, True, basis), expected):
+        torch.testing.assert_close(got, want, **EXACT)
+
+
+def test_one_short_clip_is_a_batch_of_planes(monkeypatch):
+    """Four frames of one clip are one tile: a single 3D input, which PyTorch would keep from oneDNN."""
+    layer, x = Conv3T(128, 128, 3, padding=1, bias=False), torch.randn(1, 128, 4, 28, 28)
+    assert choose(x.shape, x.dtype, (128, 128, 3, 3, 3), *PLAIN) == 4
+    seen = []
+    convolution = torch.ops.aten.convolution
+    monkeypatch.setattr(torch.ops.aten, 'convolution', lambda x, *a: seen.append(x.shape) or convolution(x, *a))
+    layer(x)
+    assert seen == [(1, 128, 28, 28)] * 6
+
+
 def test_adds_to_what_is_there_and_can_be_used_again():
     """Its buffers hold what the call before left; a smaller clip in between makes others."""
     torch.manual_seed(0)

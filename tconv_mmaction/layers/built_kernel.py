@@ -5,12 +5,14 @@ gradient. For the large kernels of a network's last stages the memory that the s
 page) costs more than the arithmetic that fills them. Here the kernel is written into a workspace that a layer keeps
 between steps, and a rule may turn the kernel's gradient into the parameters' gradient in place.
 
-A rule has three functions:
+A rule has these functions:
 
 * ``shape(*parameters)``: of the kernel, ``(O, I/groups, kT, kH, kW)``;
 * ``build(out, *parameters)``: write the kernel into ``out``, without autograd;
 * ``gradients(grad, *parameters)``: a tuple of the parameters' gradients from the kernel's; may overwrite ``grad``;
-* ``differentiable(*parameters)``: the kernel, built by operations that autograd knows (for second derivatives).
+* ``differentiable(*parameters)``: the kernel, built by operations that autograd knows (for second derivatives);
+* ``basis_in_time(parameter)``, if there is one parameter and the kernel is a matrix ``(kT, coefficients)`` times its
+  third axis: that matrix. Minimal filtering then needs no kernel.
 """
 from typing import Optional, Sequence, Tuple
 
@@ -65,13 +67,19 @@ class _BuiltKernelConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, workspace, rule, geometry, *parameters):  # setup_context would make each call take longer
-        kernel = workspace.borrow(rule.shape(*parameters), parameters[0])
-        rule.build(kernel, *parameters)
+        shape, stamp = rule.shape(*parameters), None
         stride, padding, dilation, groups = geometry
-        outputs = winograd.choose(x.shape, x.dtype, kernel.shape, *geometry)
-        ctx.workspace, ctx.rule, ctx.geometry, ctx.outputs, ctx.stamp = (
-            workspace, rule, geometry, outputs, workspace.stamp)
+        outputs = winograd.choose(x.shape, x.dtype, shape, *geometry)
+        basis = rule.basis_in_time(*parameters) if outputs is not None and hasattr(rule, 'basis_in_time') else None
+        if basis is None:
+            kernel = workspace.borrow(shape, parameters[0])
+            rule.build(kernel, *parameters)
+            stamp = workspace.stamp
+        ctx.workspace, ctx.rule, ctx.geometry, ctx.outputs, ctx.stamp = workspace, rule, geometry, outputs, stamp
+        ctx.basis = basis
         ctx.save_for_backward(x, *parameters)
+        if basis is not None:
+            return winograd.convolve(x, parameters[0], outputs, *geometry, basis)
         if outputs is not None:
             return winograd.convolve(x, kernel, outputs, *geometry)
         return single_clip.conv3d(x, kernel, None, stride, padding, dilation, groups)
@@ -83,12 +91,16 @@ class _BuiltKernelConv(torch.autograd.Function):
             wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
             grad_x, *grads = kernel_gradients_by_autograd(ctx.rule, x, parameters, grad, ctx.geometry, wanted)
             return grad_x, None, None, None, *grads
+        wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4:])
+        if ctx.basis is not None:
+            grad_x, of_weight = winograd.convolve_backward(
+                grad, x, parameters[0], ctx.outputs, *ctx.geometry, *wants, ctx.basis)
+            return grad_x, None, None, None, of_weight
         kernel = ctx.workspace.tensor
         if kernel is None or ctx.workspace.stamp != ctx.stamp:
             kernel = ctx.workspace.borrow(ctx.rule.shape(*parameters), parameters[0])
             ctx.rule.build(kernel, *parameters)
             ctx.stamp = ctx.workspace.stamp
-        wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4:])
         if ctx.outputs is not None:
             grad_x, grad_kernel = winograd.convolve_backward(grad, x, kernel, ctx.outputs, *ctx.geometry, *wants)
         elif gemm_backward.pays(x, grad, kernel, ctx.geometry[3]):

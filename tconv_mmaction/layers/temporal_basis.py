@@ -120,5 +120,14 @@ class BasisRule:
             part.copy_(part @ matrix)
         return grad,
 
+    def basis_in_time(self, weight: Tensor) -> Tensor:
+        """``(T', coefficients)``: the matrix without what :func:`over_pixels` made of it."""
+        coefficients = weight.shape[2]
+        if _is_flat(self.matrix, weight):
+            step = 1 if weight.shape[3] == weight.shape[4] == 1 else self.matrix.shape[0] // self.length
+        else:
+            step = 1
+        return self.matrix[::step, ::step][:self.length, :coefficients]
+
     def differentiable(self, weight: Tensor) -> Tensor:
         return apply_in_time(self.matrix, weight)

@@ -123,16 +123,19 @@ class Winograd:
     """One convolution with stride and dilation 1 along its first axis, applied once or many times.
 
     Args:
-        weight: ``(O, C/groups, k, ...)``.
+        weight: ``(O, C/groups, k, ...)``, or what it is computed from along that axis, with ``basis``.
         outputs: m, with m + k - 1 at most :data:`MAX_POINTS`.
         before: rows of padding in front of the first axis; behind it, there are as many as the output needs.
         stride, padding, dilation: of every axis; the first entries are not used.
         kernels: where to put the transformed kernels, ``(n, numbers of one tap)``; new memory by default.
+        basis: ``(k, coefficients)``: the taps are its products with the ``weight (O, C/groups, coefficients, ...)``.
     """
 
     def __init__(self, weight: Tensor, outputs: int, before: int, stride: Sequence[int], padding: Sequence[int],
-                 dilation: Sequence[int], groups: int = 1, kernels: Optional[Tensor] = None) -> None:
-        self.outputs, self.taps, self.pad = outputs, weight.shape[2], before
+                 dilation: Sequence[int], groups: int = 1, kernels: Optional[Tensor] = None,
+                 basis: Optional[Tensor] = None) -> None:
+        self.outputs, self.pad, self.columns = outputs, before, weight.shape[2]
+        self.taps = self.columns if basis is None else len(basis)
         self.planes = weight.dim() == 5  # tiles of frames: each is a clip of one frame, with as many planes as channels
         if self.planes:
             self.geometry = stride[1:], padding[1:], dilation[1:], False, (0, 0), groups
@@ -140,11 +143,13 @@ class Winograd:
             self.geometry = (1, *stride[1:]), (0, *padding[1:]), dilation, False, (0, 0), groups
         self.synthesis, self.of_kernel, self.analysis = (m.to(weight) for m in matrices(outputs, self.taps))
         self.points = len(self.analysis)
-        by_tap = self._buffer('windows', self.taps, *weight.shape[:2], *weight.shape[3:])
-        by_tap.copy_(weight.movedim(2, 0))
+        if basis is not None:
+            self.of_kernel = self.of_kernel @ basis
+        columns = self._buffer('windows', self.columns, *weight.shape[:2], *weight.shape[3:])
+        columns.copy_(weight.movedim(2, 0))
         if kernels is None:
-            kernels = weight.new_empty(self.points, by_tap[0].numel())
-        self.kernels = torch.mm(self.of_kernel, by_tap.flatten(1), out=kernels).view(
+            kernels = weight.new_empty(self.points, columns[0].numel())
+        self.kernels = torch.mm(self.of_kernel, columns.flatten(1), out=kernels).view(
             self.points, *weight.shape[:2], 1, *weight.shape[3:])  # G w
 
     def _buffer(self, name: str, *shape: int) -> Tensor:
@@ -245,27 +250,39 @@ class Winograd:
     def weight_gradient(self, grad_kernels: Tensor) -> Tensor:
         """The gradient of ``weight`` from that of :attr:`kernels`; in scratch memory."""
         shape = grad_kernels.shape
-        by_tap = self._buffer('windows', self.taps, *shape[1:3], *shape[4:])
-        torch.mm(self.of_kernel.T, grad_kernels.flatten(1), out=by_tap.flatten(1))
-        return by_tap.movedim(0, 2)
+        columns = self._buffer('windows', self.columns, *shape[1:3], *shape[4:])
+        torch.mm(self.of_kernel.T, grad_kernels.flatten(1), out=columns.flatten(1))
+        return columns.movedim(0, 2)
 
 
-def _filter(weight: Tensor, outputs: int, before: int, *geometry) -> Winograd:
-    """For use before the next one is made."""
-    points, numbers = outputs + weight.shape[2] - 1, weight[:, :, 0].numel()
-    return Winograd(weight, outputs, before, *geometry, scratch.borrow('kernels', weight.dtype, (points, numbers)))
+def _filter(weight: Tensor, basis: Optional[Tensor], taps: slice, outputs: int, before: int, *geometry) -> Winograd:
+    """Of some of the taps; for use before the next one is made."""
+    if basis is None:
+        weight = weight[:, :, taps]
+        count = weight.shape[2]
+    else:
+        basis = basis[taps]
+        count = len(basis)
+    kernels = scratch.borrow('kernels', weight.dtype, (outputs + count - 1, weight[:, :, 0].numel()))
+    return Winograd(weight, outputs, before, *geometry, kernels, basis)
 
 
 def convolve(x: Tensor, weight: Tensor, outputs: int, stride: Sequence[int], padding: Sequence[int],
-             dilation: Sequence[int], groups: int = 1) -> Tensor:
-    """``conv(x, weight, None, stride, padding, dilation, groups)`` by minimal filtering of m = ``outputs``."""
+             dilation: Sequence[int], groups: int = 1, basis: Optional[Tensor] = None) -> Tensor:
+    """``conv(x, weight, None, stride, padding, dilation, groups)`` by minimal filtering of m = ``outputs``.
+
+    With ``basis (k, coefficients)`` the taps of the kernel are its products with the ``weight``'s third axis, and the
+    kernel is never made.
+    """
+    taps_in_all = weight.shape[2] if basis is None else len(basis)
+    kernel = taps_in_all, *weight.shape[3:]
     sizes = [(size + 2 * p - d * (k - 1) - 1) // s + 1
-             for size, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation)]
+             for size, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation)]
     out = x.new_empty(len(x), len(weight), *sizes)
     if x.dim() == 5 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d):
         out = out.contiguous(memory_format=torch.channels_last_3d)
-    for number, (taps, frames, before) in enumerate(phases(weight.shape[2], stride[0], padding[0])):
-        conv = _filter(weight[:, :, taps], outputs, before, stride, padding, dilation, groups)
+    for number, (taps, frames, before) in enumerate(phases(taps_in_all, stride[0], padding[0])):
+        conv = _filter(weight, basis, taps, outputs, before, stride, padding, dilation, groups)
         for part, target in zip(*_parts(conv, x[:, :, frames], out)):
             conv.add_to(target, part, replace=number == 0)
     return out
@@ -273,20 +290,24 @@ def convolve(x: Tensor, weight: Tensor, outputs: int, stride: Sequence[int], pad
 
 def convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, outputs: int, stride: Sequence[int],
                       padding: Sequence[int], dilation: Sequence[int], groups: int, wants_x: bool,
-                      wants_weight: bool) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+                      wants_weight: bool, basis: Optional[Tensor] = None) -> Tuple[Optional[Tensor], Optional[Tensor]]:
     """The gradients of ``x`` and ``weight`` of :func:`convolve` from that of its output, or None."""
-    fresh = torch.empty_like if stride[0] <= weight.shape[2] else torch.zeros_like  # some frames may be in no window
+    taps_in_all = weight.shape[2] if basis is None else len(basis)
+    fresh = torch.empty_like if stride[0] <= taps_in_all else torch.zeros_like  # some frames may be in no window
     grad_x = fresh(x) if wants_x else None
     grad_weight = torch.empty_like(weight) if wants_weight else None
-    for taps, frames, before in phases(weight.shape[2], stride[0], padding[0]):
-        conv = _filter(weight[:, :, taps], outputs, before, stride, padding, dilation, groups)
+    for number, (taps, frames, before) in enumerate(phases(taps_in_all, stride[0], padding[0])):
+        conv = _filter(weight, basis, taps, outputs, before, stride, padding, dilation, groups)
         grad_kernels = scratch.borrow('of kernels', x.dtype, conv.kernels.shape) if wants_weight else None
         parts, of_parts = _parts(conv, x[:, :, frames], grad)
         targets = grad_x[:, :, frames].split(len(parts[0])) if wants_x else [None] * len(parts)
-        for number, (part, of_part, target) in enumerate(zip(parts, of_parts, targets)):
-            conv.backward(of_part, part, target, grad_kernels, replace=number == 0)
-        if wants_weight:
+        for i, (part, of_part, target) in enumerate(zip(parts, of_parts, targets)):
+            conv.backward(of_part, part, target, grad_kernels, replace=i == 0)
+        if wants_weight and basis is None:
             grad_weight[:, :, taps] = conv.weight_gradient(grad_kernels)
+        elif wants_weight:  # every tap has a share in all coefficients
+            of_weight = conv.weight_gradient(grad_kernels)
+            grad_weight.add_(of_weight) if number else grad_weight.copy_(of_weight)
     return grad_x, grad_weight
 
 
