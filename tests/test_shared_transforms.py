@@ -146,7 +146,8 @@ def test_whatever_stands_in_for_a_parameter_is_used(clip, monkeypatch):
     assert all(layer.transforms_for_this_pass is None for layer in net.layers)
 
 
-@pytest.mark.parametrize('cfg', [dict(type='GoogLeNet3d'), dict(type='TemporalResNet3d', depth=18, base_channels=16, temporal_kernels=(7, 3, 3, 3, 3))])
+@pytest.mark.parametrize('cfg', [dict(type='GoogLeNet3d'), dict(type='TemporalResNet3d', depth=18, base_channels=16,
+                                                                temporal_kernels=(7, 3, 3, 3, 3))])
 def test_backbones_share(cfg, monkeypatch):
     torch.manual_seed(0)
     net = MODELS.build(dict(temporal_cfg=dict(type='Conv3T'), **cfg))

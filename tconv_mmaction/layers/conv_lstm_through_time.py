@@ -57,7 +57,9 @@ class _Recurrence:
     def weight_gradient(self) -> Tensor:
         if self.total is None:  # a stream's first step alone convolves no state
             return torch.zeros_like(self.weight)
-        return self.total if self.fast is None else self.fast.weight_gradient(self.total).clone(memory_format=torch.contiguous_format)
+        if self.fast is None:
+            return self.total
+        return self.fast.weight_gradient(self.total).clone(memory_format=torch.contiguous_format)
 
 
 def _forward(cell: Cell, frames: Tensor, h: Optional[Tensor], c: Optional[Tensor], together: int,

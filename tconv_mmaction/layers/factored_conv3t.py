@@ -85,8 +85,8 @@ class _Geometry:
             return grad_x.view(-1, self.frames, self.batch, *x.shape[3:]).permute(1, 2, 0, 3, 4), grad_kernel
         frames = x.flatten(0, 1)
         grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
-            grad_u.view(len(frames), -1, *frames.shape[2:]), frames, kernel[:, :, None, None], None, (1, 1), (0, 0), (1, 1), False,
-            (0, 0), self.groups, (wants_x, True, False))
+            grad_u.view(len(frames), -1, *frames.shape[2:]), frames, kernel[:, :, None, None], None, (1, 1), (0, 0),
+            (1, 1), False, (0, 0), self.groups, (wants_x, True, False))
         return grad_x.view_as(x) if wants_x else None, grad_kernel.flatten(1)
 
     def transform(self, u: Tensor, products: Tensor) -> Tensor:

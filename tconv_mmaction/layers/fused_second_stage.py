@@ -132,8 +132,9 @@ def _blocks(positions: int) -> int:
 
 
 def second_stage(u: Tensor, products: Tensor, geometry) -> Tensor:
-    """``u (T, N, O, P, H*W)``, ``products (kT, O, P, P)`` -> ``(T', N, O, H', W')``; all contiguous."""
+    """``u (T, N, O, P, H*W)``, ``products (kT, O, P, P)`` -> ``(T', N, O, H', W')``."""
     forward, _, _, sums, default = _kernels()
+    u = u.contiguous()
     height, width = (-(-size // step) for size, step in zip(geometry.full, geometry.stride[1:]))
     y = u.new_empty(geometry.out_frames, geometry.batch, geometry.out_channels, height, width)
     forward[(y.shape[0] * y.shape[1] * y.shape[2], _blocks(height * width))](
@@ -145,7 +146,7 @@ def second_stage(u: Tensor, products: Tensor, geometry) -> Tensor:
 def second_stage_backward(grad: Tensor, u: Tensor, products: Tensor, geometry):
     """Gradients of ``u`` and of ``products`` from that of the result, ``(T', N, O, H', W')``."""
     _, backward_u, backward_a, sums, default = _kernels()
-    grad, kind = grad.contiguous(), sums.get(u.dtype, default)
+    grad, u, kind = grad.contiguous(), u.contiguous(), sums.get(u.dtype, default)
     height, width = grad.shape[-2:]
     numbers = _numbers(geometry, height, width)
     grad_u, grad_products = torch.empty_like(u), torch.zeros_like(products)

@@ -27,6 +27,6 @@ def has_onednn_products() -> bool:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b`` of ``(M, K)`` and ``(K, N)`` on CPU, without autograd. Fastest with contiguous rows in both."""
-    if a.dtype == torch.float32 and torch.backends.mkldnn.enabled and has_onednn_products():
+    if a.dtype == torch.float32 and a.numel() and b.numel() and torch.backends.mkldnn.enabled and has_onednn_products():
         return _by_onednn(a, b)
     return torch.mm(a, b)

@@ -3,8 +3,8 @@
     python tools/benchmarks/inner_paths.py --out-dir docs/benchmarks
     python tools/benchmarks/inner_paths.py --out-dir docs/benchmarks --cases winograd   # the other rows stay
 
-Three choices are made inside the layers, from shapes alone. Each is timed here around its limits, forward and backward,
-against PyTorch's own convolution, with the same kernel:
+Choices are made inside the layers, from shapes alone. Each is timed here around its limits, forward and backward,
+against PyTorch's own convolution with the same kernel, or against the layer without it:
 
 * winograd: minimal filtering along time, and along the rows of a C-LSTM's state (``layers.winograd.choose``). It
   rounds otherwise than the convolution: ``error`` is the root mean square of output's error against float64, over that
@@ -12,6 +12,10 @@ against PyTorch's own convolution, with the same kernel:
   forward pass is the convolution's on both sides.
 * products: the backward pass as matrix products, where the kernel is large (``layers.gemm_backward.pays``). The forward
   pass is the convolution's, so the ratio is of the backward pass alone.
+* patches: a ``Conv3T`` whose kernel would be built, as products of its slices with patches instead
+  (``layers.patch_products.pays``); the peer is the layer that builds it.
+* shared: ``LAYERS`` layers of a network that computes their transforms together (``layers.share_transforms``); the peer
+  is the network whose layers do so each by itself. A network shares wherever it can.
 * chunk: how many clips ``Conv3T`` takes together without its kernel (``layers.factored_conv3t.CHUNK_ELEMENTS``); the
   peer takes all clips together.
 
@@ -24,8 +28,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import add_cases, asked_cases, interleave, parser, report, rows_against, step, verdict
+from torch import nn
 
-from tconv_mmaction.layers import Conv3T, factored_conv3t, gemm_backward, winograd
+from tconv_mmaction.layers import Conv3T, factored_conv3t, gemm_backward, patch_products, share_transforms, winograd
 
 
 class Shape(NamedTuple):
@@ -76,12 +81,24 @@ SHAPES: Dict[str, List[Shape]] = {
         Shape(512, 512, CUBE, 2, (4, 7, 7)), Shape(512, 512, CUBE, 8, (4, 7, 7)),
         Shape(512, 512, (5, 3, 3), 2, (4, 7, 7)), Shape(512, 512, (5, 1, 1), 2, (4, 7, 7)),
     ],
+    'patches': [
+        Shape(64, 128, CUBE, 2, (8, 56, 56), 2), Shape(128, 256, CUBE, 2, (4, 28, 28), 2),
+        Shape(128, 256, CUBE, 8, (4, 28, 28), 2), Shape(128, 256, CUBE, 1, (4, 14, 14), 2),
+        Shape(256, 512, CUBE, 2, (4, 14, 14), 2), Shape(256, 512, CUBE, 8, (4, 14, 14), 2),
+        Shape(256, 512, CUBE, 1, (16, 14, 14), 2), Shape(96, 208, CUBE, 2, (3, 6, 6)),
+        Shape(128, 128, CUBE, 2, (8, 7, 7)), Shape(128, 128, CUBE, 2, (1, 4, 4)), Shape(32, 128, CUBE, 2, (1, 2, 2)),
+    ],
+    'shared': [
+        Shape(32, 32, CUBE, 2, (3, 6, 6)), Shape(64, 64, CUBE, 2, (4, 14, 14)), Shape(256, 256, CUBE, 2, (2, 7, 7)),
+    ],
     'chunk': [
         Shape(256, 256, CUBE, 2, (4, 14, 14)), Shape(256, 256, CUBE, 8, (2, 14, 14)),
         Shape(512, 512, CUBE, 8, (2, 7, 7)), Shape(512, 512, CUBE, 8, (8, 7, 7)),
     ],
 }
-QUICK = [SHAPES['winograd'][1], SHAPES['products'][5]]
+QUICK = [SHAPES['winograd'][1], SHAPES['products'][5], SHAPES['patches'][4], SHAPES['shared'][0]]
+LAYERS = 12
+QUICK_PARTS = ['winograd', 'products', 'patches', 'shared']
 
 
 def backward(shape: Shape, x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor,
@@ -130,6 +147,44 @@ def of_products(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, d
             gemm_backward.pays(x, grad, weight, 1), dict(error=''))
 
 
+def of_patches(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
+    x, weight = shape.tensors(device)
+    stride, padding, dilation, _ = shape.geometry()
+    layer = Conv3T(shape.in_channels, shape.out_channels, shape.kernel, stride, padding, bias=False,
+                   evaluation='kernel').to(device)
+    run = step(layer, x.requires_grad_(), torch.randn_like(layer(x)))
+    rule = patch_products.pays
+
+    def one_way(taken: bool) -> None:
+        patch_products.pays = lambda *args: taken
+        try:
+            run()
+        finally:
+            patch_products.pays = rule
+
+    return (dict(kernel=lambda: one_way(False), patches=lambda: one_way(True)),
+            rule(x, weight.shape, stride, padding, dilation), dict(error=''))
+
+
+class Sharing(nn.Sequential):
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with share_transforms(self):
+            return super().forward(x)
+
+
+def of_shared(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
+    x, _ = shape.tensors(device)
+    layers = []
+    for _ in range(LAYERS):
+        conv = Conv3T(shape.in_channels, shape.out_channels, shape.kernel, padding=1, bias=False)
+        layers += [conv, nn.BatchNorm3d(shape.out_channels), nn.ReLU()]
+    networks = {'alone': nn.Sequential(*layers).to(device), 'shared': Sharing(*layers).to(device)}
+    x.requires_grad_()
+    grad = torch.randn_like(networks['alone'](x))
+    return {name: step(network, x, grad) for name, network in networks.items()}, True, dict(error='')
+
+
 def of_chunk(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
     x, _ = shape.tensors(device)
     layer = Conv3T(shape.in_channels, shape.out_channels, 3, padding=1, bias=False, evaluation='factored').to(device)
@@ -148,18 +203,19 @@ def of_chunk(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict
 
 
 PARTS: Dict[str, Tuple[Callable, str]] = {
-    'winograd': (of_winograd, 'convolution'), 'products': (of_products, 'convolution'), 'chunk': (of_chunk, 'together')}
+    'winograd': (of_winograd, 'convolution'), 'products': (of_products, 'convolution'),
+    'patches': (of_patches, 'kernel'), 'shared': (of_shared, 'alone'), 'chunk': (of_chunk, 'together')}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser(__doc__)
     options.set_defaults(rounds=9)
-    add_cases(options, list(PARTS), ['winograd', 'products'])
+    add_cases(options, list(PARTS), QUICK_PARTS)
     args = options.parse_args(argv)
     if args.quick:
         args.rounds = min(args.rounds, 3)
     rows: List[dict] = []
-    for case in asked_cases(args, list(PARTS), ['winograd', 'products']):
+    for case in asked_cases(args, list(PARTS), QUICK_PARTS):
         make, peer = PARTS[case]
         for shape in SHAPES[case]:
             if args.quick and shape not in QUICK:
