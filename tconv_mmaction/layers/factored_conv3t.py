@@ -72,7 +72,7 @@ class _Geometry:
         u = F.conv2d(x.flatten(0, 1), kernel[:, :, None, None], groups=self.groups)
         return u.view(self.frames, self.batch, self.out_channels, self.pixels, self.positions)
 
-    def mix_backward(self, grad_u: Tensor, x: Tensor, kernel: Optional[Tensor],
+    def mix_backward(self, grad_u: Tensor, x: Tensor, kernel: Tensor,
                      wants_x: bool) -> Tuple[Optional[Tensor], Tensor]:
         """The gradients of ``x`` and of the kernel."""
         if self.by_products:
@@ -189,8 +189,7 @@ class _FactoredConv3T(torch.autograd.Function):
         others, (products, *kept) = tensors[:ctx.others], tensors[ctx.others:]
         first = weight.flatten(2)
         grad_kernel, grad_products = None, torch.zeros_like(products)
-        kernel = _kernel_for_backward(first) if ctx.needs_input_grad[0] else None
-        grad_x = []
+        kernel, grad_x = None, []
         for i, (part, grad) in enumerate(zip(x.split(ctx.clips, dim=1), grad_y.split(ctx.clips, dim=1))):
             sizes = _Geometry(part, weight, len(products), *ctx.geometry)
             u = kept[i] if kept else sizes.mix(part, _kernel(first))
@@ -199,6 +198,8 @@ class _FactoredConv3T(torch.autograd.Function):
                 grad_products += shares
             else:
                 grad_u = sizes.second_stage_backward(grad, u, products, grad_products)
+            if kernel is None:
+                kernel = _kernel_for_backward(first) if sizes.by_products else _kernel(first)
             of_part, of_kernel = sizes.mix_backward(grad_u, part, kernel, ctx.needs_input_grad[0])
             grad_kernel = of_kernel if grad_kernel is None else grad_kernel.add_(of_kernel)
             grad_x.append(of_part)
