@@ -132,6 +132,11 @@ def test_pays_with_large_kernels_and_few_positions(monkeypatch):
         assert not pays(torch.empty(2, 64, 8, 56, 56), (128, 64, 3, 3, 3), *strided)
     many = torch.empty(64, 512, 2, 14, 14)
     assert not pays(many, (4096, 512, 3, 3, 3), *strided)  # a large kernel, but patches of 29 MB
+    for size in ((1, 14, 14), (4, 1, 14)):
+        nothing = torch.empty(2, 256, *size)
+        assert not pays(nothing, kernel, (2, 2, 2), (0, 0, 0), (1, 1, 1))
+        with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+            Conv3T(256, 512, 3, 2)(nothing)
     monkeypatch.setattr(patch_products, 'has_onednn_products', lambda: False)
     assert not pays(x, kernel, *strided)
 

@@ -41,6 +41,8 @@ def pays(x: Tensor, kernel: Sequence[int], stride: Triple, padding: Triple, dila
     if x.dtype != torch.float32 or not has_onednn_products():
         return False
     geometry = _geometry(x.shape, tuple(kernel[2:]), stride, padding, dilation)
+    if min(geometry.out_frames, *geometry.out) < 1:
+        return False  # the convolution has the words for it
     least = PER_POSITION if has_avx512() else PER_POSITION_WITHOUT_AVX512
     return (math.prod(kernel) >= least * geometry.out_frames * geometry.positions
             and math.prod(geometry.view[0]) <= MOST_PATCHES)

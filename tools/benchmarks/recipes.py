@@ -48,7 +48,7 @@ CASES = {
                           temporal_cfg=dict(type='MultiBranchConv3d')), (8, 64, 64), 2, None),
     's3d-r18': (dict(type='TemporalResNet3d', depth=18, temporal_cfg=dict(type='SeparableConv3d')), (8, 64, 64), 2,
                 None),
-    '3t-googlenet': (dict(type='GoogLeNet3d', temporal_cfg=dict(type='Conv3T')), (16, 64, 64), 2, ()),
+    '3t-googlenet': (dict(type='GoogLeNet3d', temporal_cfg=dict(type='Conv3T')), (16, 112, 112), 2, ()),
     'r2plus1d18': (dict(type='R2Plus1d18'), (8, 64, 64), 2, STAGES),
     'clstm': (dict(type='ConvLSTMNet', num_layers=3), (16, 64, 64), 2, None),
 }
