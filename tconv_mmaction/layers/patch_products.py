@@ -42,7 +42,7 @@ def pays(x: Tensor, kernel: Sequence[int], stride: Triple, padding: Triple, dila
         return False
     geometry = _geometry(x.shape, tuple(kernel[2:]), stride, padding, dilation)
     if min(geometry.out_frames, *geometry.out) < 1:
-        return False  # the convolution has the words for it
+        return False
     least = PER_POSITION if has_avx512() else PER_POSITION_WITHOUT_AVX512
     return (math.prod(kernel) >= least * geometry.out_frames * geometry.positions
             and math.prod(geometry.view[0]) <= MOST_PATCHES)
