@@ -49,16 +49,21 @@ def test_factored_equals_kernel(arguments, kernel_size):
     torch.testing.assert_close(layer(x[0]), layer(x)[0], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize('keep', [1, 1 << 24])
 @pytest.mark.parametrize('groups', [1, 2])
-@pytest.mark.parametrize('which', ['parameters', 'clip'])
-def test_factored_with_gradients_of_one_side_only(groups, which):
+@pytest.mark.parametrize('which', ['clip', 'parameters', 'weight', 'rotate', 'clip rotate'])
+def test_factored_with_some_gradients_only(groups, which, keep, monkeypatch):
+    monkeypatch.setattr(factored_conv3t, 'KEEP_ELEMENTS', keep)
     layer = generic_layer(4, 6, 3, padding=1, groups=groups).requires_grad_(which == 'parameters')
+    for name in set(which.split()) - {'clip', 'parameters'}:
+        getattr(layer, name).requires_grad_()
     found = []
     for evaluation in ('factored', 'kernel'):
         x = torch.randn(2, 4, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        x.requires_grad_(which == 'clip')
+        x.requires_grad_('clip' in which)
         layer.evaluation = evaluation
-        leaves = [x] if which == 'clip' else list(layer.parameters())
+        leaves = [leaf for leaf in (x, *layer.parameters()) if leaf.requires_grad]
+        assert leaves
         found.append(torch.autograd.grad(layer(x).square().sum(), leaves))
     for got, want in zip(*found):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)

@@ -146,6 +146,13 @@ def test_whatever_stands_in_for_a_parameter_is_used(clip, monkeypatch):
     assert all(layer.transforms_for_this_pass is None for layer in net.layers)
 
 
+def test_a_compiled_network_is_one_graph(clip):
+    """While a network is traced nothing is shared: the graph has every layer's own operations."""
+    net = Net()
+    want = gradients(net, net, clip)
+    assert_same(gradients(torch.compile(net, backend='eager', fullgraph=True), net, clip), want)
+
+
 @pytest.mark.parametrize('cfg', [dict(type='GoogLeNet3d'), dict(type='TemporalResNet3d', depth=18, base_channels=16,
                                                                 temporal_kernels=(7, 3, 3, 3, 3))])
 def test_backbones_share(cfg, monkeypatch):

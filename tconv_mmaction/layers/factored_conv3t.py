@@ -72,22 +72,24 @@ class _Geometry:
         u = F.conv2d(x.flatten(0, 1), kernel[:, :, None, None], groups=self.groups)
         return u.view(self.frames, self.batch, self.out_channels, self.pixels, self.positions)
 
-    def mix_backward(self, grad_u: Tensor, x: Tensor, kernel: Tensor,
-                     wants_x: bool) -> Tuple[Optional[Tensor], Tensor]:
-        """The gradients of ``x`` and of the kernel."""
+    def mix_backward(self, grad_u: Tensor, x: Tensor, kernel: Tensor, wants_x: bool,
+                     wants_kernel: bool) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+        """The gradients of ``x`` and of the kernel, or None."""
         if self.by_products:
             rows = scratch.borrow('products', grad_u.dtype, (*grad_u.shape[2:4], *grad_u.shape[:2], self.positions))
             rows = rows.copy_(grad_u.permute(2, 3, 0, 1, 4)).flatten(0, 1).flatten(1)
-            grad_kernel = product(rows, x.flatten(3).transpose(2, 3).reshape(-1, x.shape[2]))
-            if not wants_x:
-                return None, grad_kernel
-            grad_x = product(kernel.t(), rows)
-            return grad_x.view(-1, self.frames, self.batch, *x.shape[3:]).permute(1, 2, 0, 3, 4), grad_kernel
+            grad_x = grad_kernel = None
+            if wants_kernel:
+                grad_kernel = product(rows, x.flatten(3).transpose(2, 3).reshape(-1, x.shape[2]))
+            if wants_x:
+                grad_x = product(kernel.t(), rows).view(-1, self.frames, self.batch, *x.shape[3:])
+                grad_x = grad_x.permute(1, 2, 0, 3, 4)
+            return grad_x, grad_kernel
         frames = x.flatten(0, 1)
         grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
             grad_u.view(len(frames), -1, *frames.shape[2:]), frames, kernel[:, :, None, None], None, (1, 1), (0, 0),
-            (1, 1), False, (0, 0), self.groups, (wants_x, True, False))
-        return grad_x.view_as(x) if wants_x else None, grad_kernel.flatten(1)
+            (1, 1), False, (0, 0), self.groups, (wants_x, wants_kernel, False))
+        return grad_x.view_as(x) if wants_x else None, grad_kernel.flatten(1) if wants_kernel else None
 
     def transform(self, u: Tensor, products: Tensor) -> Tensor:
         """sum_b A_b U[t + b], ``(T', N, O, P, H*W)``."""
@@ -134,14 +136,15 @@ class _Geometry:
                                   self.fold_padding, (1, 1), out=taps)  # F.unfold
         return taps.view(self.out_frames, self.batch, self.out_channels, self.pixels, self.positions)
 
-    def second_stage_backward(self, grad: Tensor, u: Tensor, products: Tensor, grad_products: Tensor) -> Tensor:
-        """The gradient of U from that of the result; the products' gradient is added to ``grad_products``."""
+    def second_stage_backward(self, grad: Tensor, u: Optional[Tensor], products: Tensor,
+                              grad_products: Optional[Tensor]) -> Tensor:
+        """The gradient of U from that of the result; with U, the products' gradient is added to ``grad_products``."""
         taps = self.unfold(grad)
         for b, to, of in self.windows:
-            if b:  # the first slice's is a constant
+            if b and u is not None:  # the first slice's is a constant
                 for target, source in zip(taps[to].flatten(0, 1), u[of].flatten(0, 1)):
                     grad_products[b].baddbmm_(target, source.mT)
-        grad_u = _borrow('analysed', taps, *u.shape)
+        grad_u = _borrow('analysed', taps, self.frames, *taps.shape[1:4], self.positions)
         return self._sum_products(grad_u, products.mT, taps, [(b, of, to) for b, to, of in self.windows])
 
 
@@ -167,7 +170,8 @@ class _FactoredConv3T(torch.autograd.Function):
         products = products.transpose(0, 1).contiguous().flip(2)  # (kT, O, P, P); see the module's text
         elements = first.shape[0] * first.shape[2] * x[:, 0, 0].numel()  # of U of one clip
         ctx.clips = max(1, (CHUNK_ELEMENTS if x.device.type == 'cpu' else KEEP_ELEMENTS) // max(1, elements))
-        keep = x.shape[1] * elements <= KEEP_ELEMENTS
+        # only the gradient of the products needs U again
+        keep = any(ctx.needs_input_grad[4:]) and x.shape[1] * elements <= KEEP_ELEMENTS
         outputs, kept, kernel = [], [], _kernel(first)
         for part in x.split(ctx.clips, dim=1):
             sizes = _Geometry(part, weight, len(products), *geometry)
@@ -188,25 +192,32 @@ class _FactoredConv3T(torch.autograd.Function):
         x, weight, *tensors = ctx.saved_tensors
         others, (products, *kept) = tensors[:ctx.others], tensors[ctx.others:]
         first = weight.flatten(2)
-        grad_kernel, grad_products = None, torch.zeros_like(products)
+        wants_x, wants_weight, wants_others = (
+            ctx.needs_input_grad[0], ctx.needs_input_grad[1], any(ctx.needs_input_grad[4:]))
+        grad_kernel, grad_products = None, torch.zeros_like(products) if wants_others else None
         kernel, grad_x = None, []
         for i, (part, grad) in enumerate(zip(x.split(ctx.clips, dim=1), grad_y.split(ctx.clips, dim=1))):
             sizes = _Geometry(part, weight, len(products), *ctx.geometry)
-            u = kept[i] if kept else sizes.mix(part, _kernel(first))
-            if fused_second_stage.available(u, sizes.pixels):
+            fused = fused_second_stage.available(part, sizes.pixels)
+            u = kept[i] if kept else sizes.mix(part, _kernel(first)) if fused or wants_others else None
+            if fused:
                 grad_u, shares = fused_second_stage.second_stage_backward(grad, u, products, sizes)
-                grad_products += shares
+                if wants_others:
+                    grad_products += shares
             else:
                 grad_u = sizes.second_stage_backward(grad, u, products, grad_products)
             if kernel is None:
                 kernel = _kernel_for_backward(first) if sizes.by_products else _kernel(first)
-            of_part, of_kernel = sizes.mix_backward(grad_u, part, kernel, ctx.needs_input_grad[0])
+            of_part, of_kernel = sizes.mix_backward(grad_u, part, kernel, wants_x, wants_weight)
             grad_kernel = of_kernel if grad_kernel is None else grad_kernel.add_(of_kernel)
             grad_x.append(of_part)
-        of_weight = grad_kernel.view(len(first), first.shape[2], -1).mT.reshape(weight.shape)
-        of_transforms = grad_products.flip(2).transpose(0, 1).flatten(1, 2)[:, ctx.rule.fixed:]
-        of_others = ctx.rule.transform_gradients(of_transforms, weight, *others)
-        return torch.cat(grad_x, dim=1) if ctx.needs_input_grad[0] else None, of_weight, None, None, *of_others
+        of_weight, of_others = None, (None, ) * len(others)
+        if wants_weight:
+            of_weight = grad_kernel.view(len(first), first.shape[2], -1).mT.reshape(weight.shape)
+        if wants_others:
+            of_transforms = grad_products.flip(2).transpose(0, 1).flatten(1, 2)[:, ctx.rule.fixed:]
+            of_others = ctx.rule.transform_gradients(of_transforms, weight, *others)
+        return torch.cat(grad_x, dim=1) if wants_x else None, of_weight, None, None, *of_others
 
 
 def factored_conv3t(x: Tensor, rule: SliceRule, stride: Tuple[int, int, int], padding: Tuple[int, int, int],
