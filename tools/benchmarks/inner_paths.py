@@ -16,12 +16,15 @@ against PyTorch's own convolution with the same kernel, or against the layer wit
   (``layers.patch_products.pays``); the peer is the layer that builds it.
 * shared: ``LAYERS`` layers of a network that computes their transforms together (``layers.share_transforms``); the peer
   is the network whose layers do so each by itself. A network shares wherever it can.
+* matrix: the product of a layer without its kernel, all taps of its first slice with all positions, by oneDNN
+  (``layers.matrix_product``) against ``torch.mm``.
 * chunk: how many clips ``Conv3T`` takes together without its kernel (``layers.factored_conv3t.CHUNK_ELEMENTS``); the
   peer takes all clips together.
 
 ``chosen`` is whether the layers take it there, and ``choice_is`` whether that was the faster of the two, the slower, or
 even, where 1 is within the ratio's quartiles.
 """
+from functools import partial
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -30,7 +33,15 @@ import torch.nn.functional as F
 from common import add_cases, asked_cases, interleave, parser, report, rows_against, step, verdict
 from torch import nn
 
-from tconv_mmaction.layers import Conv3T, factored_conv3t, gemm_backward, patch_products, share_transforms, winograd
+from tconv_mmaction.layers import (
+    Conv3T,
+    factored_conv3t,
+    gemm_backward,
+    matrix_product,
+    patch_products,
+    share_transforms,
+    winograd,
+)
 
 
 class Shape(NamedTuple):
@@ -90,6 +101,9 @@ SHAPES: Dict[str, List[Shape]] = {
     ],
     'shared': [
         Shape(32, 32, CUBE, 2, (3, 6, 6)), Shape(64, 64, CUBE, 2, (4, 14, 14)), Shape(256, 256, CUBE, 2, (2, 7, 7)),
+    ],
+    'matrix': [
+        Shape(160, 320, CUBE, 2, (3, 6, 6)), Shape(256, 256, CUBE, 2, (4, 14, 14)), Shape(512, 512, CUBE, 2, (8, 7, 7)),
     ],
     'chunk': [
         Shape(256, 256, CUBE, 2, (4, 14, 14)), Shape(256, 256, CUBE, 8, (2, 14, 14)),
@@ -185,6 +199,15 @@ def of_shared(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dic
     return {name: step(network, x, grad) for name, network in networks.items()}, True, dict(error='')
 
 
+def of_matrix(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
+    x, weight = shape.tensors(device)
+    taps, positions = weight[:, :, 0].permute(0, 2, 3, 1).flatten(0, 2), x.transpose(0, 1).flatten(1)
+    exact = taps.double() @ positions.double()
+    ways = {'torch.mm': partial(torch.mm, taps, positions), 'product': partial(matrix_product.product, taps, positions)}
+    error = {name: float((way() - exact).square().mean().sqrt()) for name, way in ways.items()}
+    return ways, matrix_product.has_onednn_products(), dict(error=round(error['product'] / error['torch.mm'], 2))
+
+
 def of_chunk(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
     x, _ = shape.tensors(device)
     layer = Conv3T(shape.in_channels, shape.out_channels, 3, padding=1, bias=False, evaluation='factored').to(device)
@@ -204,7 +227,8 @@ def of_chunk(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict
 
 PARTS: Dict[str, Tuple[Callable, str]] = {
     'winograd': (of_winograd, 'convolution'), 'products': (of_products, 'convolution'),
-    'patches': (of_patches, 'kernel'), 'shared': (of_shared, 'alone'), 'chunk': (of_chunk, 'together')}
+    'patches': (of_patches, 'kernel'), 'shared': (of_shared, 'alone'), 'matrix': (of_matrix, 'torch.mm'),
+    'chunk': (of_chunk, 'together')}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
