@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from many_processes import run_ranks
 from mmaction.registry import MODELS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -151,6 +152,37 @@ def test_a_compiled_network_is_one_graph(clip):
     net = Net()
     want = gradients(net, net, clip)
     assert_same(gradients(torch.compile(net, backend='eager', fullgraph=True), net, clip), want)
+
+
+def sharded(use_orig_params, each):
+    """A network under FSDP, as a whole or with a unit for each layer too: its output and the norm of its gradients."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    def wrap(module):
+        return FullyShardedDataParallel(module, use_orig_params=use_orig_params, device_id=torch.device('cpu'))
+
+    torch.distributed.init_process_group('gloo')
+    net = Net('kernel')
+    if each:
+        for i, layer in enumerate(net.layers):
+            net.layers[i] = wrap(layer)
+    y = wrap(net)(torch.randn(2, 3, 6, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+    y.square().sum().backward()
+    norm = torch.stack([p.grad.square().sum() for p in net.parameters() if p.grad is not None]).sum()
+    torch.distributed.all_reduce(norm)
+    return y.detach(), norm
+
+
+@pytest.mark.parametrize('use_orig_params', [True, False])
+@pytest.mark.parametrize('each', [True, False])
+def test_parameters_that_are_yet_to_be_gathered_are_left_alone(use_orig_params, each, clip, tmp_path):
+    """Under FSDP a layer has its parameters only while it runs."""
+    net = Net('kernel')
+    y = net.run(clip)
+    grads = torch.autograd.grad(y.square().sum(), list(net.parameters()), allow_unused=True)
+    for got, norm in run_ranks(sharded, 2, tmp_path, use_orig_params, each):
+        torch.testing.assert_close(got, y.detach(), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(norm, sum(g.square().sum() for g in grads if g is not None), rtol=1e-8, atol=0)
 
 
 @pytest.mark.parametrize('cfg', [dict(type='GoogLeNet3d'), dict(type='TemporalResNet3d', depth=18, base_channels=16,

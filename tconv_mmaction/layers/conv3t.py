@@ -160,13 +160,15 @@ class Conv3T(ConvBase):
     def can_share_transforms(self) -> bool:
         """Whether :func:`.shared_transforms.share_transforms` may compute this layer's with those of others."""
         depth, height, width = self.kernel_size
-        if self.transform != 'affine' or depth == 1 or height != width or few_slices(self.weight.squeeze(2)):
+        if self.transform != 'affine' or depth == 1 or height != width:
             return False
-        parameters = [self.weight, *(getattr(self, name) for name in TEMPORAL_PARAMETERS)]
-        # parameters that something else has put in these places, or that are yet to be gathered, are left alone
-        return (all(type(p) is nn.Parameter and p.device.type == 'cpu' for p in parameters)
-                and all(p.shape == (depth - 1, self.out_channels) for p in parameters[1:])
-                and is_eager_cpu(self.weight.detach(), self.scale) and self._needs_graph())
+        # what something else has put in the parameters' places, or is yet to gather (FSDP), is left alone
+        temporal = [getattr(self, name) for name in TEMPORAL_PARAMETERS]
+        if not (all(type(p) is nn.Parameter and p.device.type == 'cpu' for p in (self.weight, *temporal))
+                and all(p.shape == (depth - 1, self.out_channels) for p in temporal) and self.weight.dim() == 5):
+            return False
+        return (not few_slices(self.weight.squeeze(2)) and is_eager_cpu(self.weight.detach(), self.scale)
+                and self._needs_graph())
 
     def _forward_factored(self, x: Tensor) -> Tensor:
         if not isinstance(self.padding, str) and self.padding_mode == 'zeros' and x.dim() == 5:

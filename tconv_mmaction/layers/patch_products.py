@@ -2,8 +2,8 @@
 
 The patches of a frame are what one slice sees at all positions of the output, (positions, kH*kW*I), and the output is
 the sum over the kernel's slices of patches of the right frames times slice. A convolution does as many multiplications,
-but it rearranges a large kernel three times in a training step, and wants the input channels of each slice apart, where
-the batched products that make 3T's slices, and the gradients back, take two to three times as long as with the
+but it rearranges a large kernel three times in a training step, and it wants the first slice copied into the kernel and
+the input channels apart; the batched products that make 3T's slices, and the gradients back, are fastest with the
 channels last (:mod:`.slice_product`). The price is the patches, kH*kW / (stride in height times width) times the input.
 
 It pays with a stride, where patches overlap little, and where positions are few beside the kernel's numbers.
