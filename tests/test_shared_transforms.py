@@ -84,6 +84,18 @@ def test_equals_layer_by_layer(evaluation, training, clip, monkeypatch):
     assert len(calls) == 1
 
 
+def test_a_part_within_a_whole_shares_with_it(clip, monkeypatch):
+    net = Net()
+    want, calls = gradients(net.run, net, clip), count_nodes(monkeypatch)
+
+    def run(x):
+        with share_transforms(net):
+            return net(x)  # which shares by itself, too
+
+    assert_same(gradients(run, net, clip), want)
+    assert calls == [1 + 4 * 4] and all(layer.transforms_for_this_pass is None for layer in net.layers)
+
+
 def test_frozen_and_unused_layers(clip, monkeypatch):
     """A layer that takes no part in the loss gets no gradient; one that is frozen keeps its own way."""
     net = Net()

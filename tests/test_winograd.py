@@ -80,6 +80,10 @@ def test_one_short_clip_is_a_batch_of_planes(monkeypatch):
     monkeypatch.setattr(torch.ops.aten, 'convolution', lambda x, *a: seen.append(x.shape) or convolution(x, *a))
     layer(x)
     assert seen == [(1, 128, 28, 28)] * 6
+    kernel = 300, 128, 3, 3, 3  # a plane so small is kept from oneDNN as well; two are not
+    assert choose((1, 128, 4, 11, 11), x.dtype, kernel, *PLAIN) is None
+    for several in ((2, 128, 4, 11, 11), (1, 128, 8, 11, 11)):
+        assert choose(several, x.dtype, kernel, *PLAIN) == 4
 
 
 def test_adds_to_what_is_there_and_can_be_used_again():

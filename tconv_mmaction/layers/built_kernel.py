@@ -45,6 +45,10 @@ class Workspace:
         self.stamp += 1
         return self.tensor
 
+    def still_lent(self, stamp: int) -> Optional[Tensor]:
+        """The tensor as it was filled in the loan of that number; None if it was lent again since, or cleared."""
+        return self.tensor if self.stamp == stamp else None
+
     def clear(self) -> None:
         self.tensor = None
 
@@ -96,8 +100,8 @@ class _BuiltKernelConv(torch.autograd.Function):
             grad_x, of_weight = winograd.convolve_backward(
                 grad, x, parameters[0], ctx.outputs, *ctx.geometry, *wants, ctx.basis)
             return grad_x, None, None, None, of_weight
-        kernel = ctx.workspace.tensor
-        if kernel is None or ctx.workspace.stamp != ctx.stamp:
+        kernel = ctx.workspace.still_lent(ctx.stamp)
+        if kernel is None:
             kernel = ctx.workspace.borrow(ctx.rule.shape(*parameters), parameters[0])
             ctx.rule.build(kernel, *parameters)
             ctx.stamp = ctx.workspace.stamp

@@ -148,14 +148,14 @@ class Conv3T(ConvBase):
 
     def _rule(self, x: Tensor) -> tuple:
         """How this layer's slices are made for ``x``, and what from."""
-        first, (depth, height, width) = self.weight.squeeze(2), self.kernel_size
+        depth, height, width = self.kernel_size
         if self.transform == 'affine' and depth > 1 and height == width and is_eager_cpu(x, self.weight):
             if self.transforms_for_this_pass is not None and saves_tensors_itself():
-                return SliceRule(height * width), first, self.transforms_for_this_pass
+                return SliceRule(height * width), self.weight.squeeze(2), self.transforms_for_this_pass
             return AffineRule(), self.weight, *(getattr(self, name) for name in TEMPORAL_PARAMETERS)
         theta = self.matrices()
         transforms = slice_transforms(theta, (height, width)).flatten(1, 2)
-        return SliceRule(height * width), first.to(theta.dtype), transforms
+        return SliceRule(height * width), self.weight.squeeze(2).to(theta.dtype), transforms
 
     def can_share_transforms(self) -> bool:
         """Whether :func:`.shared_transforms.share_transforms` may compute this layer's with those of others."""

@@ -4,7 +4,8 @@ The patches of a frame are what one slice sees at all positions of the output, (
 the sum over the kernel's slices of patches of the right frames times slice. A convolution does as many multiplications,
 but it rearranges a large kernel three times in a training step, and it wants the first slice copied into the kernel and
 the input channels apart; the batched products that make 3T's slices, and the gradients back, are fastest with the
-channels last (:mod:`.slice_product`). The price is the patches, kH*kW / (stride in height times width) times the input.
+channels last (:mod:`.slice_product`). The price is the patches, kH*kW / (stride in height times width) times the input;
+they are made again for the backward pass rather than kept.
 
 It pays with a stride, where patches overlap little, and where positions are few beside the kernel's numbers.
 """
@@ -176,8 +177,8 @@ class _PatchProducts(torch.autograd.Function):
         if torch.is_grad_enabled():
             grad_x, *grads = kernel_gradients_by_autograd(ctx.rule, x, parameters, grad, (*ctx.geometry, 1), wants)
             return grad_x, None, None, None, *grads
-        slices = ctx.workspace.tensor
-        if slices is None or ctx.workspace.stamp != ctx.stamp:
+        slices = ctx.workspace.still_lent(ctx.stamp)
+        if slices is None:
             slices = _slices(ctx.workspace, ctx.rule, parameters)
             ctx.stamp = ctx.workspace.stamp
         geometry = _geometry(x.shape, ctx.rule.shape(*parameters)[2:], *ctx.geometry)

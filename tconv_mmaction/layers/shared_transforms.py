@@ -58,7 +58,8 @@ def _layers(network: nn.Module) -> Iterator[List[Conv3T]]:
     def kind(layer: Conv3T) -> tuple:
         return layer.kernel_size, str(layer.weight.dtype)
 
-    found = [layer for layer in network.modules() if type(layer) is Conv3T and layer.can_share_transforms()]
+    found = [layer for layer in network.modules()
+             if type(layer) is Conv3T and layer.transforms_for_this_pass is None and layer.can_share_transforms()]
     for _, layers in groupby(sorted(found, key=kind), kind):
         layers = list(layers)
         if len(layers) > 1:
@@ -70,7 +71,8 @@ def share_transforms(network: nn.Module) -> Iterator[None]:
     """Compute the transforms of the network's Conv3T layers together, for a forward pass within this context.
 
     Results and gradients are those that the layers would have found by themselves. It takes effect on CPU, in a pass
-    that needs gradients; layers in a checkpointed part of a network find their own.
+    that needs gradients; layers in a checkpointed part of a network find their own. Within such a context of a larger
+    network, a part's own adds nothing.
 
         def forward(self, x):
             with share_transforms(self):

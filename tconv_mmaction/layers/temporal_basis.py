@@ -122,12 +122,9 @@ class BasisRule:
 
     def basis_in_time(self, weight: Tensor) -> Tensor:
         """``(T', coefficients)``: the matrix without what :func:`over_pixels` made of it."""
-        coefficients = weight.shape[2]
-        if _is_flat(self.matrix, weight):
-            step = 1 if weight.shape[3] == weight.shape[4] == 1 else self.matrix.shape[0] // self.length
-        else:
-            step = 1
-        return self.matrix[::step, ::step][:self.length, :coefficients]
+        # of one pixel there may be several filters one after the other, of several pixels the pixels alternate
+        step = 1 if weight.shape[3] == weight.shape[4] == 1 else self.matrix.shape[0] // self.length
+        return self.matrix[::step, ::step][:self.length, :weight.shape[2]]
 
     def differentiable(self, weight: Tensor) -> Tensor:
         return apply_in_time(self.matrix, weight)

@@ -104,17 +104,19 @@ def choose(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stri
     saved = (1 - part) * taps * area * 2 * channels * out_channels / (channels + out_channels)
     if part > MOST_PRODUCTS or saved < LEAST_SAVED or positions * math.prod(kernel) < LEAST_WORK:
         return None
+    if len(rest) == 2 and count * -(-length // outputs) == 1 and channels * math.prod(rest) <= SMALL:
+        return None  # one small plane, which PyTorch would keep from oneDNN
     transformed = (stride[0] * (outputs - 1) + taps) * out_channels * channels * area
     return outputs if transformed <= CACHED or positions >= LEAST_POSITIONS else None
 
 
-def _turn(part: Tensor) -> Callable[[Tensor], Tensor]:
+def _turn(part: Tensor, planes: bool) -> Callable[[Tensor], Tensor]:
     """What to do with tiles ``(N, C, tiles, W)`` before a convolution, and after it.
 
     PyTorch leaves a single small input to a slow convolution (:mod:`.single_clip`), but not a batch: the tiles of a
-    single input are made one.
+    single input are made one. The planes of clips are one.
     """
-    if part.shape[0] == 1 and part.shape[2] > 1 and part.numel() <= SMALL:
+    if not planes and part.shape[0] == 1 and part.shape[2] > 1 and part.numel() <= SMALL:
         return lambda tensor: tensor.transpose(0, 2)
     return lambda tensor: tensor
 
@@ -200,7 +202,7 @@ class Winograd:
         count, channels, length, *rest = out.shape
         tiles = -(-length // self.outputs)
         analysed = self._analyse(x, tiles)
-        turn = (lambda part: part) if self.planes else _turn(analysed[0])
+        turn = _turn(analysed[0], self.planes)
         parts = [turn(torch.ops.aten.convolution(turn(part), self._kernel(i), None, *self.geometry))
                  for i, part in enumerate(analysed)]
         products = torch.stack(parts, out=self._buffer('products', self.points, *parts[0].shape))
@@ -225,7 +227,7 @@ class Winograd:
         torch.mm(self.synthesis.T, flat.flatten(1), out=of_products.flatten(1))
         parts: List[Tensor] = []
         analysed = self._analyse(x, tiles)
-        turn = (lambda part: part) if self.planes else _turn(analysed[0])
+        turn = _turn(analysed[0], self.planes)
         for i, part in enumerate(analysed):
             of_part, of_kernel, _ = torch.ops.aten.convolution_backward(
                 turn(of_products[i]), turn(part), self._kernel(i), None, *self.geometry,
