@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from tconv_mmaction.layers import Conv3T, MultiBranchConv3d
-from tconv_mmaction.layers.affine_rule import AffineRule
-from tconv_mmaction.layers.built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
-from tconv_mmaction.layers.slice_product import SliceRule
-from tconv_mmaction.layers.temporal_basis import BasisRule, over_pixels, synthesis_matrix
+from tconv_mmaction.ops.conv3t.affine_slices import AffineRule
+from tconv_mmaction.ops.conv3d.kernel_in_place import Workspace, built_kernel_conv3d, can_build_in_place
+from tconv_mmaction.ops.conv3t.slice_product import SliceRule
+from tconv_mmaction.maths.temporal_basis import BasisRule, over_pixels, synthesis_matrix
 
 
 def cases():

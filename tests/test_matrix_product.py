@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from tconv_mmaction.layers import matrix_product
-from tconv_mmaction.layers.matrix_product import has_onednn_products, product
+from tconv_mmaction.ops import onednn as matrix_product
+from tconv_mmaction.ops.onednn import has_onednn_products, product
 
 
 @pytest.fixture(autouse=True)

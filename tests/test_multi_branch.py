@@ -27,7 +27,7 @@ from tconv_mmaction.layers import (
     switch_to_deploy,
 )
 from tconv_mmaction.layers.multi_branch_conv3d import TemporalBranch
-from tconv_mmaction.layers.temporal_basis import (
+from tconv_mmaction.maths.temporal_basis import (
     BasisRule,
     analysis_matrix,
     apply_in_time,

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 
 from tconv_mmaction.layers import Conv3T, patch_products
-from tconv_mmaction.layers.affine_rule import AffineRule
-from tconv_mmaction.layers.built_kernel import Workspace
-from tconv_mmaction.layers.patch_products import patch_products_conv3d, pays
-from tconv_mmaction.layers.slice_product import SliceRule
-from tconv_mmaction.layers.time_windows import time_windows
+from tconv_mmaction.ops.conv3t.affine_slices import AffineRule
+from tconv_mmaction.ops.conv3d.kernel_in_place import Workspace
+from tconv_mmaction.ops.conv3t.slices_times_patches import patch_products_conv3d, pays
+from tconv_mmaction.ops.conv3t.slice_product import SliceRule
+from tconv_mmaction.ops.geometry import time_windows
 
 CASES = [  # input, out_channels, (kT, k), stride, padding, dilation
     ((2, 6, 4, 7, 6), 5, (3, 3), (2, 2, 2), (1, 1, 1), (1, 1, 1)),

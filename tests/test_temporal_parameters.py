@@ -34,7 +34,7 @@ from tconv_mmaction.interpret.temporal_parameters import (
     temporal_layers,
 )
 from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T
-from tconv_mmaction.layers.temporal_transform import affine_matrix, temporal_kernel
+from tconv_mmaction.maths.temporal_transform import affine_matrix, temporal_kernel
 
 
 def net():

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 
 from tconv_mmaction.layers import Conv3T, MultiBranchConv3d, winograd
-from tconv_mmaction.layers.cpu_capability import has_avx512
-from tconv_mmaction.layers.scratch import scratch
-from tconv_mmaction.layers.winograd import Winograd, best_tile, choose, convolve, convolve_backward, matrices
+from tconv_mmaction.ops.cpu_capability import has_avx512
+from tconv_mmaction.ops.memory import scratch
+from tconv_mmaction.ops.conv3d.minimal_filtering import Winograd, best_tile, choose, convolve, convolve_backward, matrices
 
 EXACT = dict(rtol=1e-11, atol=1e-11)
 PLAIN = (1, 1, 1), (1, 1, 1), (1, 1, 1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..layers.cpu_capability import has_avx512
+from ..ops.cpu_capability import has_avx512
 
 _CONVOLUTIONS = {F.conv2d: 2, F.conv3d: 3}
 

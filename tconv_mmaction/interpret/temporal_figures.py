@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..layers import TEMPORAL_PARAMETERS
-from ..layers.temporal_transform import affine_matrix
+from ..maths.temporal_transform import affine_matrix
 from ..utils import atomic_write_bytes
 
 Parameters = Dict[str, Dict[str, Tensor]]  # what temporal_parameters returns

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .temporal_basis import analysis_matrix, apply_in_time
+from ..maths.temporal_basis import analysis_matrix, apply_in_time
 
 if TYPE_CHECKING:
     from .multi_branch_conv3d import MultiBranchConv3d

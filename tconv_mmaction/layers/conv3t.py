@@ -6,18 +6,20 @@ Neural Networks by Learning Temporal Transformations" (arXiv:2006.15983). The ma
 import torch
 from torch import Tensor, nn
 
-from . import packed_conv, patch_products, winograd
-from .affine_rule import AffineRule
-from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
+from ..ops.conv3d import packed_kernel as packed_conv
+from ..ops.conv3t import slices_times_patches as patch_products
+from ..ops.conv3d import minimal_filtering as winograd
+from ..ops.conv3t.affine_slices import AffineRule
+from ..ops.conv3d.kernel_in_place import Workspace, built_kernel_conv3d, can_build_in_place
 from .conv_base import ConvBase, without_autocast
-from .eager import is_eager_cpu, saves_tensors_itself
-from .factored_conv3t import factored_conv3t
-from .kernel_cache import KernelCache
-from .patch_products import patch_products_conv3d
+from ..ops.conditions import is_eager_cpu, saves_tensors_itself
+from ..ops.conv3t.factored import factored_conv3t
+from ..ops.kept_kernel import KernelCache
+from ..ops.conv3t.slices_times_patches import patch_products_conv3d
 from .registry import register_layer
-from .slice_product import SliceRule
-from .slice_transforms import slice_transforms
-from .temporal_transform import affine_matrix, few_slices, temporal_kernel
+from ..ops.conv3t.slice_product import SliceRule
+from ..ops.conv3t.slice_transforms import slice_transforms
+from ..maths.temporal_transform import affine_matrix, few_slices, temporal_kernel
 
 LARGE = 1 << 23  # elements of the factored path's activation for one clip: 32 MB in float32
 LARGE_FOR_CHANNELS = 30  # times the square of the channels

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
 
-from . import single_clip
+from ..ops.conv3d import single_clip
 
 PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
 

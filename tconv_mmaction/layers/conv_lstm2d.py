@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
-from .conv_lstm_steps import Cell, State, steps
-from .conv_lstm_through_time import steps_through_time
-from .eager import is_eager_cpu
+from ..maths.conv_lstm import Cell, State, steps
+from ..ops.conv_lstm.through_time import steps_through_time
+from ..ops.conditions import is_eager_cpu
 from .registry import register_layer
 
 # W_ih x does not depend on the state, so one convolution makes it for several steps; few large convolutions are

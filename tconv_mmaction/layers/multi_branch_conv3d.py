@@ -18,12 +18,12 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import single_clip
+from ..ops.conv3d import single_clip
 from .branch_inflation import NormState, centred, inflate_from_2d, inflate_from_3d
-from .built_kernel import Workspace, built_kernel_conv3d, can_build_in_place
+from ..ops.conv3d.kernel_in_place import Workspace, built_kernel_conv3d, can_build_in_place
 from .conv_base import ConvBase, without_autocast
 from .registry import register_layer
-from .temporal_basis import BasisRule, apply_in_time, over_pixels, synthesis_matrix
+from ..maths.temporal_basis import BasisRule, apply_in_time, over_pixels, synthesis_matrix
 
 
 class TemporalBranch(nn.Module):

@@ -4,7 +4,7 @@ from typing import Dict, Tuple
 import torch
 from torch import Tensor
 
-from .eager import runs_eagerly
+from ..conditions import runs_eagerly
 
 
 def hat(distance: Tensor) -> Tensor:

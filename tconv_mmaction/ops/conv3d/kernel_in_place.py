@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import gemm_backward, single_clip, winograd
-from .eager import differentiable_gradients, is_eager_cpu
+from . import matrix_backward as gemm_backward
+from . import single_clip
+from . import minimal_filtering as winograd
+from ..conditions import differentiable_gradients, is_eager_cpu
 
 Triple = Tuple[int, int, int]
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import winograd
-from .conv_lstm_steps import Cell, State, steps
-from .eager import differentiable_gradients
+from ..conv3d import minimal_filtering as winograd
+from ...maths.conv_lstm import Cell, State, steps
+from ..conditions import differentiable_gradients
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input

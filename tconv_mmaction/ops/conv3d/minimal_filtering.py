@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpu_capability import has_avx512
-from .eager import differentiable_gradients
-from .scratch import scratch
+from ..cpu_capability import has_avx512
+from ..conditions import differentiable_gradients
+from ..memory import scratch
 from .single_clip import SMALL
 
 POINTS = (0., 1., -1., .5, -2., 2., -.5)  # and infinity, in the order in which longer kernels need them

@@ -16,11 +16,11 @@ from typing import Iterator, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .built_kernel import Workspace, kernel_gradients_by_autograd
-from .cpu_capability import has_avx512
-from .matrix_product import has_onednn_products, product
-from .scratch import scratch
-from .time_windows import time_windows
+from ..conv3d.kernel_in_place import Workspace, kernel_gradients_by_autograd
+from ..cpu_capability import has_avx512
+from ..onednn import has_onednn_products, product
+from ..memory import scratch
+from ..geometry import time_windows
 
 Triple = Tuple[int, int, int]
 # the limits of pays()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .bilinear import hat, hat_slope, hat_values, pixel_grid
-from .eager import runs_eagerly
+from ..conditions import runs_eagerly
 
 
 def _distances(theta: Tensor, size: Tuple[int, int]) -> Tuple[Tensor, Tensor]:

@@ -16,10 +16,10 @@ channels. The steps are the matrices' product and the whole kernel is one batche
 import torch
 from torch import Tensor
 
-from .eager import differentiable_gradients, runs_eagerly
-from .moved_slices import moved_slices
-from .slice_product import slice_product
-from .slice_transforms import slice_transforms
+from ..ops.conditions import differentiable_gradients, runs_eagerly
+from ..ops.conv3t.moved_slices import moved_slices
+from ..ops.conv3t.slice_product import slice_product
+from ..ops.conv3t.slice_transforms import slice_transforms
 
 
 def _entries(cos: Tensor, sin: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import fused_second_stage
-from .eager import runs_eagerly
-from .matrix_product import product
-from .scratch import scratch
+from . import factored_triton as fused_second_stage
+from ..conditions import runs_eagerly
+from ..onednn import product
+from ..memory import scratch
 from .slice_product import SliceRule
-from .time_windows import time_windows
+from ..geometry import time_windows
 
 # Elements of U per chunk of clips on CPU (8 MB in float32), which bounds the memory; what that does to the time is in
 # tools/benchmarks/inner_paths.py. Accelerators get the whole batch, up to KEEP_ELEMENTS.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _triple
 
-from .eager import is_eager_cpu
+from ..conditions import is_eager_cpu
 
 SMALL = 20480  # PyTorch's: elements of N, C, T and H
 LEAST_WORK = 1 << 22  # products at stride 1, below which there is little to gain

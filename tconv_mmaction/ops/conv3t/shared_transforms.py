@@ -12,11 +12,11 @@ from typing import Iterator, List
 import torch
 from torch import nn
 
-from .affine_rule import AffineRule
-from .conv3t import TEMPORAL_PARAMETERS, Conv3T
-from .eager import differentiable_gradients, runs_eagerly
+from .affine_slices import AffineRule
+from ...layers.conv3t import TEMPORAL_PARAMETERS, Conv3T
+from ..conditions import differentiable_gradients, runs_eagerly
 from .slice_transforms import slice_transforms
-from .temporal_transform import affine_matrix
+from ...maths.temporal_transform import affine_matrix
 
 
 class _Together(torch.autograd.Function):

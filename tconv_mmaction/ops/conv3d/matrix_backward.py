@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpu_capability import has_avx512
+from ..cpu_capability import has_avx512
 
 Triple = Tuple[int, int, int]
 # the limits of pays()

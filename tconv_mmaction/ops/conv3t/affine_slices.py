@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .slice_product import SliceRule
 from .slice_transforms import sum_of_products
-from .temporal_transform import affine_matrix, temporal_kernel
+from ...maths.temporal_transform import affine_matrix, temporal_kernel
 
 _CONSTANTS: Dict[tuple, Tuple[Tensor, ...]] = {}  # a few small tensors; making them anew costs more than using them
 

@@ -10,7 +10,7 @@ from typing import Iterable, Tuple
 import torch
 from torch import Tensor
 
-from .scratch import scratch
+from ..memory import scratch
 
 
 def _product(first: Tensor, transforms: Tensor) -> Tensor:
