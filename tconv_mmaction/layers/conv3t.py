@@ -1,29 +1,28 @@
 """Temporally factorised 3D convolution, 3TConv.
 
 Ras et al., "Temporal Factorization of 3D Convolutional Kernels" (arXiv:1912.04075) and "Explainable 3D Convolutional
-Neural Networks by Learning Temporal Transformations" (arXiv:2006.15983). The maths is in :mod:`.temporal_transform`.
+Neural Networks by Learning Temporal Transformations" (arXiv:2006.15983). The maths is in
+:mod:`tconv_mmaction.maths.temporal_transform`, how it is computed in :mod:`tconv_mmaction.ops.conv3t`.
 """
+import math
+from typing import Iterator, Optional, Sequence, Tuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.conv3d import packed_kernel as packed_conv
-from ..ops.conv3t import slices_times_patches as patch_products
-from ..ops.conv3d import minimal_filtering as winograd
-from ..ops.conv3t.affine_slices import AffineRule
-from ..ops.conv3d.kernel_in_place import Workspace, built_kernel_conv3d, can_build_in_place
+from ..maths.temporal_transform import affine_matrix, bounded, temporal_kernel
+from ..ops.conv3t.implementations import CONV3T
+from ..ops.conv3t.moved_slices import few_channels
+from ..ops.dispatch import dispatch
+from ..ops.kept_kernel import Kept
 from .conv_base import ConvBase, without_autocast
-from ..ops.conditions import is_eager_cpu, saves_tensors_itself
-from ..ops.conv3t.factored import factored_conv3t
-from ..ops.kept_kernel import KernelCache
-from ..ops.conv3t.slices_times_patches import patch_products_conv3d
+from .deploy import take_over
 from .registry import register_layer
-from ..ops.conv3t.slice_product import SliceRule
-from ..ops.conv3t.slice_transforms import slice_transforms
-from ..maths.temporal_transform import affine_matrix, few_slices, temporal_kernel
 
-LARGE = 1 << 23  # elements of the factored path's activation for one clip: 32 MB in float32
-LARGE_FOR_CHANNELS = 30  # times the square of the channels
 TEMPORAL_PARAMETERS = ('scale', 'rotate', 'translate_x', 'translate_y')
+INITS = ('paper', 'conv3d', 'he')
+EVALUATIONS = {'auto': ('auto', ), 'kernel': ('kept_kernel', 'reference'), 'factored': ('factored', )}
 
 
 @register_layer
@@ -43,37 +42,58 @@ class Conv3T(ConvBase):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as for
             ``nn.Conv3d``.
         transform: 'affine' for the four parameters above (eq. 3), or 'free' for unconstrained matrices
-            ``theta (kT-1, O, 2, 3)``, which start as the identity (arXiv:2006.15983, sec. 3.2).
-        evaluation: 'kernel' builds the 3D kernel and convolves with it, 'factored' mixes the channels once and
-            transforms the result (:mod:`.factored_conv3t`); both compute the same. 'auto' chooses, see
-            :meth:`prefers_factored`.
+            ``theta (kT-1, O, 2, 3)`` (arXiv:2006.15983, sec. 3.2).
+        init: of the first slice. 'paper': K_1 ~ N(0, 1). 'conv3d': uniform within 1/sqrt(n), n = I/groups*kT*kH*kW, as
+            ``nn.Conv3d`` starts. 'he': uniform within sqrt(5/n), n as before: a gain of He's size, a little less because
+            equal slices add up.
+        motion_std: (t, r, log s), standard deviations of the motion that a filter starts with: one random velocity for
+            each, the same at every step. Translations in half kernel extents, rotation in radians. (0, 0, 0) is the
+            paper's identity.
+        gain: also learn a weight for every slice, ``gain (kT, O)``, so that K_b = g_b T_b K_1: a filter can then be a
+            temporal difference. Gains start at 1. A checkpoint without them loads as ones.
+        evaluation: 'kernel' is PyTorch's convolution with the 3D kernel; 'factored' mixes the channels once and
+            transforms the result (:mod:`tconv_mmaction.ops.conv3t.factored`); all compute the same. 'auto' takes what
+            is fastest, see :func:`tconv_mmaction.ops.explain`.
+        gain_std: standard deviation about 1 of the gains at the start.
 
     In eval mode the kernel is built once and kept until a parameter changes. A network may compute the transforms of
-    all its layers at once: :func:`.shared_transforms.share_transforms`.
+    all its layers at once: :func:`tconv_mmaction.layers.share_transforms`.
 
     Raises:
         ValueError: if a number is out of range, channels are not divisible by groups, or a 1x1 spatial kernel comes
             with kT > 1, where an affine transform has nothing to act on.
+
+    >>> layer = Conv3T(16, 32, 3, padding=1)
+    >>> layer(torch.randn(2, 16, 8, 28, 28)).shape
+    torch.Size([2, 32, 8, 28, 28])
+    >>> layer.kernel().shape, layer.scale.shape
+    (torch.Size([32, 16, 3, 3, 3]), torch.Size([2, 32]))
     """
 
-    transforms_for_this_pass = None  # (O, kT*kH*kW, kH*kW), while a network shares them
+    _kept = Kept()
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1,
                  groups: int = 1, bias: bool = True, padding_mode: str = 'zeros', transform: str = 'affine',
-                 evaluation: str = 'auto', device=None, dtype=None) -> None:
+                 init: str = 'paper', motion_std: Sequence[float] = (0., 0., 0.), gain: bool = False,
+                 evaluation: str = 'auto', gain_std: float = 0., device=None, dtype=None) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         if transform not in ('affine', 'free'):
             raise ValueError(f"Conv3T: transform must be 'affine' or 'free', got {transform!r}.")
-        if evaluation not in ('auto', 'kernel', 'factored'):
+        if evaluation not in EVALUATIONS:
             raise ValueError(f"Conv3T: evaluation must be 'auto', 'kernel' or 'factored', got {evaluation!r}.")
+        if init not in INITS:
+            raise ValueError(f"Conv3T: init must be 'paper', 'conv3d' or 'he', got {init!r}.")
+        self.motion_std = _deviations('motion_std', motion_std, 3, '(translation, rotation, log scale)')
+        self.gain_std, = _deviations('gain_std', (gain_std, ), 1, 'of the gains')
+        if self.gain_std and not gain:
+            raise ValueError(f'Conv3T: gain_std={gain_std} is of gains that this layer does not have; give gain=True.')
         depth, height, width = self.kernel_size
         if depth > 1 and height == width == 1:
             raise ValueError(
                 f'Conv3T: kernel_size={self.kernel_size} has a single pixel per slice, and an affine transform of one '
                 "pixel cannot express motion. Use a spatial kernel (in mmaction2's ResNet3d: inflate_style='3x3x3'), "
                 'or nn.Conv3d for purely temporal kernels.')
-        self.transform, self.evaluation = transform, evaluation
-        self._cache, self._workspace = KernelCache(), Workspace()
+        self.transform, self.evaluation, self.init = transform, evaluation, init
 
         def parameter(*shape):
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
@@ -84,155 +104,112 @@ class Conv3T(ConvBase):
                 setattr(self, name, parameter(depth - 1, out_channels))
         else:
             self.theta = parameter(depth - 1, out_channels, 2, 3)
+        self.register_parameter('gain', parameter(depth, out_channels) if gain else None)
         self.register_parameter('bias', parameter(out_channels) if bias else None)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """K_1 ~ N(0, 1) and identity transforms, as in the paper; the bias as in ``nn.Conv3d``."""
-        nn.init.normal_(self.weight)
-        if self.transform == 'affine':
-            nn.init.ones_(self.scale)
-            for name in TEMPORAL_PARAMETERS[1:]:
-                nn.init.zeros_(getattr(self, name))
+        """The first slice as ``init`` says, the motion as ``motion_std``; the bias as in ``nn.Conv3d``."""
+        depth, height, width = self.kernel_size
+        inputs = self.in_channels // self.groups * depth * height * width
+        if self.init == 'paper':
+            nn.init.normal_(self.weight)
         else:
-            self.theta.copy_(torch.eye(2, 3, device=self.theta.device))
+            bound = math.sqrt((1 if self.init == 'conv3d' else 5) / inputs)
+            nn.init.uniform_(self.weight, -bound, bound)
+        velocity = self._random_velocity()
+        if self.transform == 'affine':
+            for name, values in zip(TEMPORAL_PARAMETERS, velocity):
+                getattr(self, name).copy_(values)
+        else:
+            self.theta.copy_(affine_matrix(*velocity))
+        if self.gain is not None:
+            nn.init.normal_(self.gain, 1., self.gain_std) if self.gain_std else nn.init.ones_(self.gain)
         if self.bias is not None:
-            depth, height, width = self.kernel_size
-            bound = (self.in_channels // self.groups * depth * height * width)**-0.5
-            nn.init.uniform_(self.bias, -bound, bound)
+            nn.init.uniform_(self.bias, -inputs**-0.5, inputs**-0.5)
 
     # mmcv's ConvModule and mmengine's BaseModule leave a layer that has this method to itself.
     init_weights = reset_parameters
 
+    def _random_velocity(self) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        """scale, rotation and translations ``(kT-1, O)``; without ``motion_std`` it draws no random numbers."""
+        of_translation, of_rotation, of_scale = self.motion_std
+
+        def draw(std: float) -> Tensor:
+            values = torch.zeros(self.out_channels, device=self.weight.device)
+            return (values.normal_(0, std) if std else values).expand(self.kernel_size[0] - 1, -1)
+
+        return draw(of_scale).exp(), draw(of_rotation), draw(of_translation), draw(of_translation)
+
+    def temporal_tensors(self) -> Tuple[Tensor, ...]:
+        """``scale``, ``rotate``, ``translate_x``, ``translate_y``, or ``theta``."""
+        if self.transform == 'free':
+            return self.theta,
+        return tuple(getattr(self, name) for name in TEMPORAL_PARAMETERS)
+
+    def kernel_tensors(self) -> Tuple[Tensor, ...]:
+        """What the kernel is computed from, be it parameters or what stands in their places."""
+        tensors = self.weight, *self.temporal_tensors()
+        return tensors if self.gain is None else (*tensors, self.gain)
+
+    def needs_graph(self) -> bool:
+        """Whether gradients of what the kernel is computed from are wanted now."""
+        return torch.is_grad_enabled() and any(t.requires_grad for t in self.kernel_tensors())
+
+    def shared_parameters(self) -> Optional[Tuple[Tensor, ...]]:
+        """For :func:`tconv_mmaction.layers.share_transforms`: what may go through the maths with those of others."""
+        depth, height, width = self.kernel_size
+        if type(self) is not Conv3T or self.transform != 'affine' or depth == 1 or height != width:
+            return None
+        if type(self.weight) is not nn.Parameter or self.weight.dim() != 5 or few_channels(self.weight):
+            return None
+        return self.temporal_tensors() if self.needs_graph() else None
+
     def matrices(self) -> Tensor:
         """The transforms as ``(kT-1, O, 2, 3)``, in float32 or better."""
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        if self.transform == 'free':
-            return self.theta.to(dtype)
-        return affine_matrix(*(getattr(self, name).to(dtype) for name in TEMPORAL_PARAMETERS))
+        tensors = [t.to(dtype) for t in self.temporal_tensors()]
+        return bounded(*tensors) if self.transform == 'free' else affine_matrix(*tensors)
+
+    def _kernel_of(self, weight: Tensor) -> Tensor:
+        if self.kernel_size[0] == 1:
+            return weight if self.gain is None else weight * self.gain.T[:, None, :, None, None]
+        with without_autocast(weight.device):
+            theta = self.matrices()
+            gain = None if self.gain is None else self.gain.to(theta.dtype)
+            return temporal_kernel(weight.squeeze(2).to(theta.dtype), theta, gain).to(weight.dtype)
 
     def kernel(self) -> Tensor:
         """The 3D kernel ``(O, I/groups, kT, kH, kW)``; computed in float32 or better, also under autocast."""
-        with without_autocast(self.weight.device):
-            theta = self.matrices()
-            return temporal_kernel(self.weight.squeeze(2).to(theta.dtype), theta).to(self.weight.dtype)
+        return self._kernel_of(self.weight)
 
-    def prefers_factored(self, x: Tensor) -> bool:
-        """Whether 'auto' evaluates ``x`` without a 3D kernel.
-
-        The factored path does (I + (kT-1)*P) / (I*kT) of the kernel path's multiply-adds, P = kH*kW, but moves an
-        activation P times the output. Measured on CPU (docs/benchmarks.md), it wins above 128 input channels per group
-        in training, where the kernel path also pays for the kernel's gradient, unless that activation is large for one
-        clip: more than ``LARGE`` elements, or, where the kernel path saves products itself (:mod:`.winograd`), than
-        ``LARGE_FOR_CHANNELS`` times the square of the channels. In eval mode, where the kernel is cached, it wins from
-        512 channels and 128 positions N*T*H*W on, if clips have more frames than the kernel: in shorter ones the
-        kernel path has little to do for the taps that see padding. It is never chosen with a spatial stride (it would
-        compute 4 times the positions), on other devices, under autocast, and while torch.compile, torch.export or
-        torch.jit trace.
-        """
-        depth, height, width = self.kernel_size
-        channels, positions = self.in_channels // self.groups, x.numel() // self.in_channels
-        if not (channels > 128 and depth > 1 and height * width <= 9 and self.stride[1:] == (1, 1)
-                and x.device.type == 'cpu' and x.dtype == self.weight.dtype
-                and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)):
-            return False
-        if not (self.training or self._needs_graph()):
-            return channels >= 512 and positions >= 128 and x.shape[-3] > depth
-        large, shape, kernel = LARGE, (1, *x.shape)[-5:], (self.out_channels, channels, *self.kernel_size)
-        if not isinstance(self.padding, str) and winograd.choose(
-                shape, x.dtype, kernel, self.stride, self.padding, self.dilation, self.groups) is not None:
-            large = LARGE_FOR_CHANNELS * channels**2
-        return positions * self.out_channels * height * width <= large * shape[0]
-
-    def _needs_graph(self) -> bool:
-        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-
-    def _rule(self, x: Tensor) -> tuple:
-        """How this layer's slices are made for ``x``, and what from."""
-        depth, height, width = self.kernel_size
-        if self.transform == 'affine' and depth > 1 and height == width and is_eager_cpu(x, self.weight):
-            if self.transforms_for_this_pass is not None and saves_tensors_itself():
-                return SliceRule(height * width), self.weight.squeeze(2), self.transforms_for_this_pass
-            return AffineRule(), self.weight, *(getattr(self, name) for name in TEMPORAL_PARAMETERS)
-        theta = self.matrices()
-        transforms = slice_transforms(theta, (height, width)).flatten(1, 2)
-        return SliceRule(height * width), self.weight.squeeze(2).to(theta.dtype), transforms
-
-    def can_share_transforms(self) -> bool:
-        """Whether :func:`.shared_transforms.share_transforms` may compute this layer's with those of others."""
-        depth, height, width = self.kernel_size
-        if self.transform != 'affine' or depth == 1 or height != width:
-            return False
-        # what something else has put in the parameters' places, or is yet to gather (FSDP), is left alone
-        temporal = [getattr(self, name) for name in TEMPORAL_PARAMETERS]
-        if not (all(type(p) is nn.Parameter and p.device.type == 'cpu' for p in (self.weight, *temporal))
-                and all(p.shape == (depth - 1, self.out_channels) for p in temporal) and self.weight.dim() == 5):
-            return False
-        return (not few_slices(self.weight.squeeze(2)) and is_eager_cpu(self.weight.detach(), self.scale)
-                and self._needs_graph())
-
-    def _forward_factored(self, x: Tensor) -> Tensor:
-        if not isinstance(self.padding, str) and self.padding_mode == 'zeros' and x.dim() == 5:
-            padding = self.padding
-        else:
-            x, padding = self.pad(x), (0, 0, 0)
-        autocast = x.device.type if torch.is_autocast_enabled(x.device.type) else None
-        with without_autocast(x.device):
-            rule, weight, *others = self._rule(x)
-            clips = x if x.dim() == 5 else x[None]
-            y = factored_conv3t(clips.to(weight.dtype), rule, self.stride, padding, self.dilation, self.groups, weight,
-                                *others)
-            if self.bias is not None:
-                y = y + self.bias.to(y.dtype)[:, None, None, None]
-        y = y.to(torch.get_autocast_dtype(autocast) if autocast else x.dtype)
-        return y if x.dim() == 5 else y[0]
+    def calls(self, x: Tensor) -> Iterator[tuple]:
+        """For :func:`tconv_mmaction.ops.explain`: what ``forward`` dispatches."""
+        self.check_input(x)
+        yield '', CONV3T, (self, *self.lay_out(x)), EVALUATIONS[self.evaluation]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, O, T', H', W')."""
         self.check_input(x)
-        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if self.evaluation == 'factored' or (self.evaluation == 'auto' and not tracing and self.prefers_factored(x)):
-            if self.kernel_size[0] > 1 and x.shape[0]:  # one slice is a plain convolution, and so is an empty batch
-                return self._forward_factored(x)
-        if self._needs_graph() and can_build_in_place(x, self.weight) and self.padding_mode == 'zeros':
-            first = self.weight.squeeze(2)
-            if not isinstance(self.padding, str):
-                geometry = self.stride, self.padding, self.dilation, self.groups
-                if few_slices(first):
-                    y = winograd.few_channels_conv3d(x, self.kernel(), *geometry)
-                else:
-                    rule, *parameters = self._rule(x)
-                    if self.groups == 1 and patch_products.pays(x, rule.shape(*parameters), *geometry[:3]):
-                        y = patch_products_conv3d(x, self._workspace, rule, *geometry[:3], *parameters)
-                    else:
-                        y = built_kernel_conv3d(x, self._workspace, rule, *geometry, *parameters)
-                return y if self.bias is None else y + self.bias[:, None, None, None]
-        if self.training or tracing or self._needs_graph():
-            kernel = self.kernel()
-            return self.convolve(x, kernel, self.bias)
-        return self._forward_cached(x)
+        clips, geometry = self.lay_out(x)
+        implementation = dispatch(CONV3T, self, clips, geometry, prefer=EVALUATIONS[self.evaluation])
+        y = implementation.run(self, clips, geometry)
+        return y if x.dim() == 5 else y[0]
 
-    def _forward_cached(self, x: Tensor) -> Tensor:
-        parameters = list(self.parameters())
-        shape = (*self.weight.shape[:2], *self.kernel_size)
-        if (self.padding_mode == 'zeros' and not isinstance(self.padding, str)
-                and packed_conv.pays(x, shape, self.stride, self.groups)):
-            geometry = self.stride, self.padding, self.dilation, self.groups
-            packed = self._cache.get(parameters, lambda: packed_conv.pack(self.kernel(), x, *geometry), 'packed')
-            if packed is not None:
-                y = packed_conv.packed_conv3d(x, packed, *geometry)
-                return y if self.bias is None else y.add_(self.bias[:, None, None, None])
-        return self.convolve(x, self._cache.get(parameters, lambda: self.kernel().detach()), self.bias)
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        """With another ``weight`` and ``bias``: what mmcv's ``efficient_conv_bn_eval`` asks of a convolution."""
+        clips, geometry = self.lay_out(x)
+        y = F.conv3d(clips, self._kernel_of(weight), bias, *geometry)
+        return y if x.dim() == 5 else y[0]
 
     def train(self, mode: bool = True):
-        self._cache.clear()
-        self._workspace.clear()
+        self._kept = Kept()
         return super().train(mode)
 
     def __getstate__(self) -> dict:
-        state = {**self.__dict__, '_cache': KernelCache()}  # a copy or pickle need not carry the kernel
-        state.pop('transforms_for_this_pass', None)
+        state = dict(self.__dict__)
+        state.pop('_kept', None)  # a copy or pickle need not carry the kernel
         return state
 
     @torch.no_grad()
@@ -242,13 +219,15 @@ class Conv3T(ConvBase):
         conv.weight.copy_(self.kernel())
         if self.bias is not None:
             conv.bias.copy_(self.bias)
-        return conv.train(self.training)
+        return take_over(self, conv).train(self.training)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        state_dict = dict(state_dict)  # a 2D weight is unsqueezed here, not in the caller's dict
+        state_dict = dict(state_dict)  # what is changed here is not changed in the caller's dict
         weight = state_dict.get(prefix + 'weight')
         if weight is not None and weight.shape == self.weight.squeeze(2).shape:
             state_dict[prefix + 'weight'] = weight.unsqueeze(2)
+        if self.gain is not None and weight is not None and prefix + 'gain' not in state_dict:
+            state_dict[prefix + 'gain'] = torch.ones_like(self.gain)  # of a layer without gains
         for name, own in self._parameters.items():
             given = state_dict.get(prefix + name)
             if own is None or given is None or given.shape == own.shape:
@@ -265,6 +244,19 @@ class Conv3T(ConvBase):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
-        return (super().extra_repr() + ('' if self.bias is not None else ', bias=False')
-                + ('' if self.transform == 'affine' else f', transform={self.transform!r}')
-                + ('' if self.evaluation == 'auto' else f', evaluation={self.evaluation!r}'))
+        text = super().extra_repr() + ('' if self.bias is not None else ', bias=False')
+        for name, default in (('transform', 'affine'), ('init', 'paper'), ('motion_std', (0., 0., 0.)),
+                              ('evaluation', 'auto')):
+            value = getattr(self, name)
+            if value != default:
+                text += f', {name}={value!r}'
+        return text + ('' if self.gain is None else ', gain=True')
+
+
+def _deviations(name: str, values: Sequence[float], count: int, of: str) -> Tuple[float, ...]:
+    numbers = tuple(values) if isinstance(values, (tuple, list)) else ()
+    if len(numbers) != count or any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v < math.inf
+                                    for v in numbers):
+        raise ValueError(f'Conv3T: {name} must be {count} standard deviation{"s" if count > 1 else ""} {of}, each a '
+                         f'number of at least 0; got {values!r}.')
+    return tuple(float(v) for v in numbers)

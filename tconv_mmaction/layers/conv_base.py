@@ -5,14 +5,51 @@ They are no subclasses of ``nn.Conv3d`` on purpose: code that meets one knows ``
 of a type it does not know it raises).
 """
 import contextlib
-from typing import Optional, Tuple, Union
+from typing import Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
 
-from ..ops.conv3d import single_clip
+from ..ops.geometry import Geometry
+
+
+class _Parameters(dict):
+    """A module's parameters that say why there is no 'weight' (torch's old spectral_norm looks here)."""
+
+    owner = 'This layer'
+
+    def __missing__(self, name: str):
+        raise KeyError(no_single_weight(self.owner, name))
+
+
+def no_single_weight(owner: str, name: str) -> str:
+    return (f'{owner} has no {name!r}: its kernel is computed from several parameters. Apply what needs a single '
+            'weight (spectral_norm, weight_norm, pruning, efficient_conv_bn_eval) to the convolutions inside it or to the '
+            'plain ones of switch_to_deploy(model), or leave this layer out.')
+
+
+class NoSingleWeight:
+    """A mixin for layers with several weights: code that takes a convolution for one ``weight`` is told so.
+
+    That is mmcv's ``efficient_conv_bn_eval`` and ``with_spectral_norm``, torch's ``weight_norm`` and ``prune``.
+    """
+
+    def _refuse_single_weight(self) -> None:
+        """To be called after ``nn.Module.__init__``."""
+        parameters = _Parameters(self._parameters)
+        parameters.owner = type(self).__name__
+        object.__setattr__(self, '_parameters', parameters)
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ('weight', '_conv_forward'):
+                raise AttributeError(no_single_weight(type(self).__name__, name)) from None
+            raise
+
 
 PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
 
@@ -101,16 +138,17 @@ class ConvBase(nn.Module):
                     f'input and needs {least} of them, got {size}: shape {tuple(x.shape)}. Use larger clips, less '
                     "padding, or padding_mode='replicate'.")
 
-    def pad(self, x: Tensor) -> Tensor:
-        """``x`` with this layer's padding around it."""
-        pads = [p for pair in reversed(self._pads()) for p in pair]  # F.pad counts from the last axis
-        return F.pad(x, pads, mode='constant' if self.padding_mode == 'zeros' else self.padding_mode)
+    def lay_out(self, x: Tensor) -> Tuple[Tensor, Geometry]:
+        """``x`` as clips (N, C, T, H, W), and the geometry of the convolution on them.
 
-    def convolve(self, x: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
-        """``F.conv3d`` with this layer's stride, padding, dilation and groups."""
-        if self.padding_mode != 'zeros':
-            return single_clip.conv3d(self.pad(x), kernel, bias, self.stride, 0, self.dilation, self.groups)
-        return single_clip.conv3d(x, kernel, bias, self.stride, self.padding, self.dilation, self.groups)
+        Paddings that are not the same number of zeros before and behind are put around the clips.
+        """
+        clips, pads = x if x.dim() == 5 else x[None], self._pads()
+        if self.padding_mode == 'zeros' and all(before == after for before, after in pads):
+            return clips, Geometry(self.stride, tuple(before for before, _ in pads), self.dilation, self.groups)
+        flat = [p for pair in reversed(pads) for p in pair]  # F.pad counts from the last axis
+        clips = F.pad(clips, flat, mode='constant' if self.padding_mode == 'zeros' else self.padding_mode)
+        return clips, Geometry(self.stride, (0, 0, 0), self.dilation, self.groups)
 
     def plain_conv(self, bias: bool) -> nn.Conv3d:
         """An uninitialised ``nn.Conv3d`` of the same shape, for ``switch_to_deploy``."""

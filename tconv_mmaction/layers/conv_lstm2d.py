@@ -8,16 +8,16 @@ Shi et al., "Convolutional LSTM Network" (arXiv:1506.04214), without its peephol
     h_t = sigmoid(o) * tanh(c_t)
 """
 import math
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
-from ..maths.conv_lstm import Cell, State, steps
-from ..ops.conv_lstm.through_time import steps_through_time
-from ..ops.conditions import is_eager_cpu
+from ..maths.conv_lstm import Cell, State
+from ..ops.conv_lstm.implementations import CONV_LSTM
+from ..ops.dispatch import dispatch
 from .registry import register_layer
 
 # W_ih x does not depend on the state, so one convolution makes it for several steps; few large convolutions are
@@ -47,6 +47,11 @@ class ConvLSTM2d(nn.Module):
 
     Raises:
         ValueError: if a number is out of range, ``kernel_size`` is even, or an input or state has a wrong shape.
+
+    >>> layer = ConvLSTM2d(3, 8, 5, stride=2)
+    >>> outputs, (h, c) = layer(torch.randn(2, 3, 16, 32, 32))
+    >>> outputs.shape, h.shape
+    (torch.Size([2, 8, 16, 16, 16]), torch.Size([2, 8, 16, 16]))
     """
 
     def __init__(self, in_channels: int, hidden_channels: int, kernel_size, stride=1, forget_bias: float = 0.,
@@ -112,21 +117,26 @@ class ConvLSTM2d(nn.Module):
                                  f'{self.state_shape(x)}, got {tuple(value.shape)}. A state belongs to the stream it '
                                  'came from; pass None to start another.')
 
-    def _run(self, frames: Tensor, state: Optional[State],
-             after: Optional[Callable[[Tensor], Any]]) -> Tuple[Any, State]:
-        """``frames (T, N, C, H, W)``: outputs, a tensor (T, N, F, H', W') or a list of T of what ``after`` gives."""
+    def _call(self, frames: Tensor, state: Optional[State]) -> tuple:
         cell = Cell(self.weight_ih, self.weight_hh, self.bias, self.stride, self.padding)
         together = len(frames)
         # the number of chunks depends on the batch, and would tie an exported program to one batch size
         if not (torch.jit.is_tracing() or getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)()):
             per_step = 4 * math.prod(self.state_shape(frames[0])) * frames.element_size()
             together = max(1, CHUNK_BYTES // max(1, per_step))
-        if frames.shape[1] > 0 and is_eager_cpu(frames, self.weight_hh) and (
-                state is None or all(s.dtype == frames.dtype for s in state)):
-            outputs, state = steps_through_time(cell, frames, state, together)
-            return outputs if after is None else [after(h) for h in outputs.unbind()], state
-        outputs, state = steps(cell, frames, state, together, after)
-        return torch.stack(outputs) if after is None else outputs, state
+        return cell, frames, state, together
+
+    def calls(self, x: Tensor) -> Iterator[tuple]:
+        """For :func:`tconv_mmaction.ops.explain`: what ``forward`` dispatches for a clip without a state."""
+        self._check(x, None)
+        yield '', CONV_LSTM, self._call(x.permute(2, 0, 1, 3, 4), None), ('auto', )
+
+    def _run(self, frames: Tensor, state: Optional[State],
+             after: Optional[Callable[[Tensor], Any]]) -> Tuple[Any, State]:
+        """``frames (T, N, C, H, W)``: outputs, a tensor (T, N, F, H', W') or a list of T of what ``after`` gives."""
+        call = self._call(frames, state)
+        outputs, state = dispatch(CONV_LSTM, *call).run(*call)
+        return outputs if after is None else [after(h) for h in outputs.unbind()], state
 
     def unroll(self, x: Tensor, state: Optional[State] = None,
                after: Optional[Callable[[Tensor], Any]] = None) -> Tuple[Any, State]:

@@ -10,7 +10,7 @@ each with a batch norm of its own. Weight decay on the free tensors W~ weighs th
 as the rest (eq. 7), see :mod:`.temporal_basis`. After training the sum is one ``nn.Conv3d``.
 """
 import math
-from typing import Optional, Sequence, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,15 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops.conv3d import single_clip
+from ..maths.temporal_basis import apply_in_time, coefficients, synthesis_matrix
+from ..ops.conditions import eager
+from ..ops.conv3d.implementations import CONV3D, filter_is_weight, made_filter
+from ..ops.dispatch import dispatch
+from ..ops.geometry import Geometry
 from .branch_inflation import NormState, centred, inflate_from_2d, inflate_from_3d
-from ..ops.conv3d.kernel_in_place import Workspace, built_kernel_conv3d, can_build_in_place
-from .conv_base import ConvBase, without_autocast
+from .conv_base import ConvBase, NoSingleWeight, without_autocast
+from .deploy import take_over
 from .registry import register_layer
-from ..maths.temporal_basis import BasisRule, apply_in_time, over_pixels, synthesis_matrix
 
 
 class TemporalBranch(nn.Module):
@@ -36,48 +39,35 @@ class TemporalBranch(nn.Module):
     def __init__(self, out_channels: int, in_channels: int, kernel_size: Tuple[int, int, int], eta: float) -> None:
         super().__init__()
         self.length, self.eta = kernel_size[0], eta
-        self.pixels = kernel_size[1] * kernel_size[2]
-        coefficients = synthesis_matrix(self.length, eta).shape[1]
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, coefficients, *kernel_size[1:]))
-        self.register_buffer('basis', self._basis(), persistent=False)
-        self._workspace = Workspace()
+        self.weight = nn.Parameter(torch.empty(
+            out_channels, in_channels, coefficients(self.length, eta), *kernel_size[1:]))
 
-    def _basis(self) -> Tensor:
+    def reference(self) -> Tensor:
+        """The filter by eq. 6, in float32 or better."""
+        if filter_is_weight(self):
+            return self.weight
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        matrix = over_pixels(synthesis_matrix(self.length, self.eta), self.pixels, self.weight[:, :, 0, 0, 0].numel())
-        return matrix.to(self.weight.device, dtype)
-
-    def _apply(self, fn, *args, **kwargs):
-        # Computed anew after every move: a float32 basis turned into float64 would be good to 1e-8 only.
-        super()._apply(fn, *args, **kwargs)
-        self.basis = self._basis()
-        self._workspace.clear()
-        return self
+        matrix = synthesis_matrix(self.length, self.eta).to(self.weight.device, dtype)
+        with without_autocast(self.weight.device):
+            return apply_in_time(matrix, self.weight.to(dtype)).to(self.weight.dtype)
 
     def forward(self) -> Tensor:
         """The filter ``(O, I/groups, length, kH, kW)``; computed in float32 or better, also under autocast."""
+        if not eager():
+            return self.reference()
         with without_autocast(self.weight.device):
-            return apply_in_time(self.basis, self.weight.to(self.basis.dtype)).to(self.weight.dtype)
+            return made_filter(self)
 
-    def train(self, mode: bool = True) -> 'TemporalBranch':
-        self._workspace.clear()
-        return super().train(mode)
-
-    def convolve(self, x: Tensor, stride, padding, dilation, groups: int) -> Tensor:
+    def convolve(self, x: Tensor, geometry: Geometry) -> Tensor:
         """``F.conv3d`` of ``x (N, I, T, H, W)`` with the filter."""
-        if self.length == 1 and (self.eta == 1 or math.isinf(self.eta)):  # the filter is the parameter
-            return single_clip.conv3d(x, self.weight, None, stride, padding, dilation, groups)
-        if self.weight.requires_grad and can_build_in_place(x, self.weight):
-            rule = BasisRule(self.basis, self.length)
-            return built_kernel_conv3d(x, self._workspace, rule, stride, padding, dilation, groups, self.weight)
-        return single_clip.conv3d(x, self(), None, stride, padding, dilation, groups)
+        return dispatch(CONV3D, self, x, geometry).run(self, x, geometry)
 
     def extra_repr(self) -> str:
         return f'length={self.length}, eta={self.eta:g}, weight={tuple(self.weight.shape)}'
 
 
 @register_layer
-class MultiBranchConv3d(ConvBase):
+class MultiBranchConv3d(NoSingleWeight, ConvBase):
     """A 3D convolution that is trained as a sum of filters of several temporal lengths, each with its own norm.
 
     There is no activation inside. The norm is (``has_norm`` is True): put none after the layer.
@@ -102,6 +92,12 @@ class MultiBranchConv3d(ConvBase):
 
     Raises:
         ValueError: if a length is even or longer than kT, ``eta`` is below 1, or the norm is no 3D batch norm.
+
+    >>> layer = MultiBranchConv3d(16, 32, (5, 3, 3), padding=(2, 1, 1))
+    >>> layer(torch.randn(2, 16, 8, 14, 14)).shape
+    torch.Size([2, 32, 8, 14, 14])
+    >>> [tuple(layer.branch_kernel(i).shape) for i in range(3)]
+    [(32, 16, 1, 3, 3), (32, 16, 3, 3, 3), (32, 16, 5, 3, 3)]
     """
 
     has_norm = True
@@ -110,6 +106,7 @@ class MultiBranchConv3d(ConvBase):
                  groups: int = 1, bias: bool = False, branches: Optional[Sequence[int]] = None, eta: float = 2.0,
                  norm_cfg: Optional[dict] = dict(type='BN3d'), padding_mode: str = 'zeros') -> None:  # noqa: B006
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        self._refuse_single_weight()
         depth = self.kernel_size[0]
         if depth % 2 == 0:
             raise ValueError(f'MultiBranchConv3d: the temporal kernel size must be odd, so that branches of 1, 3, ... '
@@ -164,11 +161,8 @@ class MultiBranchConv3d(ConvBase):
         """The filter of branch i: ``(O, I/groups, branches[i], kH, kW)``."""
         return self.branches[i]()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, T, H, W) -> (N, O, T', H', W')."""
-        self.check_input(x)
-        if x.dim() == 4 and self.has_norm:
-            raise ValueError(f'MultiBranchConv3d has batch norms, which need (N, C, T, H, W); got {tuple(x.shape)}.')
+    def _branch_calls(self, x: Tensor) -> Iterator[Tuple[int, Tensor, Geometry]]:
+        """For every branch: its number, the frames that it sees, and the geometry of its convolution."""
         (time, _), *space = self._pads()  # kT is odd, so the padding in time is the same at both ends
         if self.padding_mode != 'zeros':
             x = F.pad(x, [p for pair in (*reversed(space), (time, time)) for p in pair], mode=self.padding_mode)
@@ -176,17 +170,33 @@ class MultiBranchConv3d(ConvBase):
         elif any(before != after for before, after in space):  # 'same' with an even kernel
             x = F.pad(x, [p for pair in reversed(space) for p in pair])
             space = ((0, 0), (0, 0))
-        out = None
         for i, length in enumerate(self.branch_lengths):
             # A shorter filter about the same centre starts that many frames later than the longest.
             pad = time - self.dilation[0] * (self.kernel_size[0] - length) // 2
             frames = x if pad >= 0 else x.narrow(-3, -pad, x.shape[-3] + 2 * pad)
-            y = self.branches[i].convolve(frames, self.stride, (max(pad, 0), space[0][0], space[1][0]), self.dilation,
-                                          self.groups)
+            padding = max(pad, 0), space[0][0], space[1][0]
+            yield i, frames, Geometry(self.stride, padding, self.dilation, self.groups)
+
+    def calls(self, x: Tensor) -> Iterator[tuple]:
+        """For :func:`tconv_mmaction.ops.explain`: what ``forward`` dispatches."""
+        self.check_input(x)
+        for i, frames, geometry in self._branch_calls(x if x.dim() == 5 else x[None]):
+            yield f'branch of {self.branch_lengths[i]}', CONV3D, (self.branches[i], frames, geometry), ('auto', )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, O, T', H', W')."""
+        self.check_input(x)
+        if x.dim() == 4 and self.has_norm:
+            raise ValueError(f'MultiBranchConv3d has batch norms, which need (N, C, T, H, W); got {tuple(x.shape)}.')
+        out = None
+        for i, frames, geometry in self._branch_calls(x if x.dim() == 5 else x[None]):
+            y = self.branches[i].convolve(frames, geometry)
             if self.has_norm:
                 y = self.norms[i](y)
             out = y if out is None else out + y
-        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None, None]
+        if self.bias is not None:
+            out = out + self.bias.to(out.dtype)[:, None, None, None]
+        return out if x.dim() == 5 else out[0]
 
     @torch.no_grad()
     def fused(self) -> Tuple[Tensor, Tensor]:
@@ -225,7 +235,7 @@ class MultiBranchConv3d(ConvBase):
         conv = self.plain_conv(bias=True).to(self.branches[0].weight)
         conv.weight.copy_(kernel)
         conv.bias.copy_(bias)
-        return conv.eval()
+        return take_over(self, conv).eval()
 
     def inflate_from_2d(self, weight2d: Tensor, bn: NormState = None, divide: bool = True,
                         bias: Optional[Tensor] = None) -> None:

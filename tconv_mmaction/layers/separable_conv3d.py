@@ -20,7 +20,7 @@ from mmengine.model import constant_init, kaiming_init
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 
-from .conv_base import ConvBase
+from .conv_base import ConvBase, NoSingleWeight
 from .registry import register_layer
 
 NORM_CFG, ACT_CFG, TEMPORAL_CFG = dict(type='BN3d'), dict(type='ReLU'), dict(type='Conv3d')  # never changed
@@ -47,7 +47,7 @@ def complete_conv_cfg(cfg: dict, **defaults) -> dict:
 
 
 @register_layer
-class SeparableConv3d(ConvBase):
+class SeparableConv3d(NoSingleWeight, ConvBase):
     """Spatial convolution, norm, activation, temporal convolution.
 
     ``spatial`` is an ``nn.Conv3d`` of one frame (t = 1) or mmcv's ConvModule of it; ``temporal`` is the t x1x1
@@ -62,6 +62,10 @@ class SeparableConv3d(ConvBase):
 
     Raises:
         ValueError: if a number is out of range or ``groups`` is not 1.
+
+    >>> layer = SeparableConv3d(16, 32, 3, padding=1)
+    >>> layer(torch.randn(2, 16, 8, 14, 14)).shape
+    torch.Size([2, 32, 8, 14, 14])
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1,
@@ -69,6 +73,7 @@ class SeparableConv3d(ConvBase):
                  norm_cfg: Optional[dict] = NORM_CFG, act_cfg: Optional[dict] = ACT_CFG,
                  temporal_cfg: dict = TEMPORAL_CFG) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        self._refuse_single_weight()
         if groups != 1:
             raise ValueError(f'SeparableConv3d: groups must be 1, got {groups}: its parts have different channels.')
         depth = self.kernel_size[0]

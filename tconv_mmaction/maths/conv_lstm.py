@@ -1,5 +1,14 @@
-"""The steps of a convolutional LSTM, in operations that autograd knows. The equations are in conv_lstm2d.py."""
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+r"""The steps of a convolutional LSTM.
+
+Shi et al., "Convolutional LSTM Network" (NeurIPS 2015), without peepholes, as in Mänttäri et al. (ACCV 2020): with
+\* for convolution, sigma for the logistic function and \circ for the elementwise product,
+
+.. math::  i, f, o = \sigma(W_{ih} * x_t + W_{hh} * h_{t-1} + b), \quad g = \tanh(\ldots), \quad
+           c_t = f \circ c_{t-1} + i \circ g, \quad h_t = o \circ \tanh(c_t)
+
+each gate with its rows of W and b, stacked in the order i, f, g, o.
+"""
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +39,8 @@ def lstm_update(gates: Tensor, c: Optional[Tensor]) -> State:
     return (torch.sigmoid(o) * torch.tanh(new)).to(gates.dtype), new
 
 
-def steps(cell: Cell, frames: Tensor, state: Optional[State], together: int,
-          after: Optional[Callable[[Tensor], Any]] = None) -> Tuple[List[Any], State]:
-    """Outputs ``(N, F, H', W')`` of every step, each passed through ``after``, and the state after the last.
+def steps(cell: Cell, frames: Tensor, state: Optional[State], together: int) -> Tuple[List[Tensor], State]:
+    """Outputs ``(N, F, H', W')`` of every step, and the state after the last.
 
     Args:
         cell: the parameters.
@@ -53,5 +61,5 @@ def steps(cell: Cell, frames: Tensor, state: Optional[State], together: int,
             if h is not None:
                 step = step + F.conv2d(h, cell.weight_hh, None, 1, cell.padding)
             h, c = lstm_update(step, c)
-            outputs.append(h if after is None else after(h))
+            outputs.append(h)
     return outputs, (h, c)

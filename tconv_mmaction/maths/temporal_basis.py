@@ -19,9 +19,13 @@ from torch import Tensor
 
 
 def cosine_basis(length: int) -> Tensor:
-    """Columns mu, u_1, ..., u_(length-1): ``(length, length)``, orthonormal, float64."""
-    frame = torch.arange(length, dtype=torch.float64)[:, None] + 0.5
-    order = torch.arange(length, dtype=torch.float64)[None, :]
+    """Columns mu, u_1, ..., u_(length-1): ``(length, length)``, orthonormal, float64, on the CPU.
+
+    >>> (cosine_basis(3)[:, 1] * 2**.5).round(decimals=6).tolist()
+    [1.0, 0.0, -1.0]
+    """
+    frame = torch.arange(length, dtype=torch.float64, device='cpu')[:, None] + 0.5
+    order = torch.arange(length, dtype=torch.float64, device='cpu')[None, :]
     basis = (math.pi / length * frame * order).cos() * math.sqrt(2 / length)
     basis[:, 0] = math.sqrt(1 / length)
     return basis
@@ -41,6 +45,11 @@ def synthesis_matrix(length: int, eta: float) -> Tensor:
     return basis
 
 
+def coefficients(length: int, eta: float) -> int:
+    """How many numbers along time the free tensor of a filter of ``length`` frames has."""
+    return length - 1 if math.isinf(eta) and length > 1 else length
+
+
 def analysis_matrix(length: int, eta: float) -> Tensor:
     """``[eta mu, U]^T``, from the filter to the free tensor: ``(coefficients, length)``, float64.
 
@@ -53,78 +62,6 @@ def analysis_matrix(length: int, eta: float) -> Tensor:
     return basis.T
 
 
-def over_pixels(matrix: Tensor, pixels: int, filters: int = 1) -> Tensor:
-    """``matrix`` in the form in which :func:`apply_in_time` is fastest for that many filters of that many pixels.
-
-    One large product with zeros in it is several times as fast as one small product per pair of channels.
-    """
-    if matrix.numel() == 1 or pixels > 16:
-        return matrix
-    if pixels == 1:  # temporal filters: four of them in a row
-        together = 4 if filters % 4 == 0 else 1
-        return torch.kron(torch.eye(together, dtype=matrix.dtype, device=matrix.device), matrix)
-    return torch.kron(matrix, torch.eye(pixels, dtype=matrix.dtype, device=matrix.device))
-
-
-def _is_flat(matrix: Tensor, tensor: Tensor) -> bool:
-    return matrix.shape[1] != tensor.shape[2] or tensor.shape[3] == tensor.shape[4] == 1
-
-
 def apply_in_time(matrix: Tensor, tensor: Tensor) -> Tensor:
-    """Multiply the temporal axis of ``tensor (O, I, T, kH, kW)`` by ``matrix (T', T)`` -> ``(O, I, T', kH, kW)``.
-
-    ``matrix`` may come from :func:`over_pixels`.
-    """
-    if matrix.numel() == 1:
-        return tensor * matrix
-    if _is_flat(matrix, tensor):
-        flat = tensor.reshape(-1, matrix.shape[1]) @ matrix.T
-        return flat.view(*tensor.shape[:2], -1, *tensor.shape[3:])
-    return (matrix @ tensor.flatten(3)).view(*tensor.shape[:2], matrix.shape[0], *tensor.shape[3:])
-
-
-class BasisRule:
-    """:func:`apply_in_time` as a rule of :mod:`.built_kernel`: writes into given memory, and works there in backward.
-
-    Args:
-        matrix: as for :func:`apply_in_time`.
-        length: frames of the kernel, T'.
-    """
-
-    PART = 1 << 18  # elements at a time in the backward pass: a copy of them fits the cache
-
-    def __init__(self, matrix: Tensor, length: int) -> None:
-        self.matrix, self.length = matrix, length
-
-    def shape(self, weight: Tensor) -> tuple:
-        return (*weight.shape[:2], self.length, *weight.shape[3:])
-
-    def build(self, out: Tensor, weight: Tensor) -> None:
-        if self.matrix.numel() == 1:
-            torch.mul(weight, self.matrix, out=out)
-        elif _is_flat(self.matrix, weight):
-            torch.mm(weight.reshape(-1, self.matrix.shape[1]), self.matrix.T, out=out.view(-1, self.matrix.shape[0]))
-        else:
-            out.copy_(apply_in_time(self.matrix, weight))
-
-    def gradients(self, grad: Tensor, weight: Tensor) -> tuple:
-        grad, matrix = grad.contiguous(), self.matrix
-        if matrix.numel() == 1:
-            return grad.mul_(matrix),
-        if not _is_flat(matrix, weight):
-            return (matrix.T @ grad.flatten(3)).view(weight.shape),
-        rows = grad.view(-1, matrix.shape[0])
-        if matrix.shape[0] != matrix.shape[1]:
-            return (rows @ matrix).view(weight.shape),
-        for part in rows.split(max(1, self.PART // rows.shape[1])):
-            part.copy_(part @ matrix)
-        return grad,
-
-    def basis_in_time(self, weight: Tensor) -> Tensor:
-        """``(T', coefficients)``: the matrix without what :func:`over_pixels` made of it."""
-        # of one pixel there may be several filters one after the other, of several pixels the pixels alternate
-        step = 1 if weight.shape[3] == weight.shape[4] == 1 else self.matrix.shape[0] // self.length
-        return self.matrix[::step, ::step][:self.length, :weight.shape[2]]
-
-    def differentiable(self, weight: Tensor) -> Tensor:
-        return apply_in_time(self.matrix, weight)
+    """Multiply the temporal axis of ``tensor (O, I, T, kH, kW)`` by ``matrix (T', T)`` -> ``(O, I, T', kH, kW)``."""
+    return torch.tensordot(tensor, matrix, dims=([2], [1])).movedim(-1, 2)

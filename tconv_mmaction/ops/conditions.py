@@ -1,28 +1,71 @@
-"""Functions with a written-out backward pass: where they may be used, and their second derivatives."""
-from typing import Optional, Sequence, Tuple
+"""May hand-written code run here? Asked in this one place.
+
+Hand-written backward passes, memory that is lent again and private operators are right for plain tensors that run
+eagerly, one operator after the other. Under everything else (tracing, torch.func, fake tensors, subclasses, forward
+mode) the reference runs, which is operations that those see through.
+"""
+from typing import Optional
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+PLAIN = (Tensor, nn.Parameter)
+ACCURATE = (torch.float32, torch.float64)
 
 
-def runs_eagerly() -> bool:
-    """Whether operators run one after the other; not under tracing (compile, export, jit) and functorch's transforms,
-    which need operations that they can see through."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active())
+def context_refusal() -> Optional[str]:
+    """Why hand-written code may run on no tensor at all now, or None."""
+    if torch.compiler.is_compiling():
+        return 'torch.compile or torch.export traces the call'
+    if torch.jit.is_tracing():
+        return 'torch.jit traces the call'
+    if torch._C._are_functorch_transforms_active():
+        return 'a torch.func transform (grad, vmap, jvp, ...) is active'
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return 'a TorchDispatchMode (fake tensors, a counter of operators) is active'
+    if forward_ad._current_level >= 0:
+        return 'forward-mode differentiation is active'
+    return None
 
 
-def is_eager_cpu(x: Tensor, weight: Tensor) -> bool:
-    """Whether operators run eagerly on CPU, without autocast, in one type, float32 or float64."""
-    return (x.device.type == 'cpu' and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
-            and not torch.is_autocast_enabled('cpu') and type(x) is Tensor and runs_eagerly())
+def eager() -> bool:
+    """Whether operators run one after the other on what they are given."""
+    return context_refusal() is None
 
 
-def differentiable_gradients(outputs: Sequence[Tensor], inputs: Sequence[Optional[Tensor]], grads: Sequence[Tensor],
-                             wanted: Sequence[bool]) -> Tuple[Optional[Tensor], ...]:
-    """By autograd, gradients that can be differentiated again: of those ``inputs`` that are ``wanted``, else None."""
-    found = iter(torch.autograd.grad(outputs, [t for t, wants in zip(inputs, wanted) if wants], grads,
-                                     create_graph=True, allow_unused=True))
-    return tuple(next(found) if wants else None for wants in wanted)
+def tensor_refusal(*tensors: Tensor) -> Optional[str]:
+    """Why hand-written code may not run on these tensors now, on whatever device they are; None if it may.
+
+    They must be plain, dense, on one device, of one type: float32 or float64 without autocast.
+    """
+    why = context_refusal()
+    if why is not None:
+        return why
+    device, dtype = tensors[0].device, tensors[0].dtype
+    for tensor in tensors:
+        if type(tensor) not in PLAIN:
+            return f'a {type(tensor).__name__} is not a plain tensor'
+        if tensor.device != device:
+            return f'tensors lie on {device} and {tensor.device}'
+        if tensor.dtype != dtype:
+            return f'tensors are {dtype} and {tensor.dtype}'
+        if tensor.layout is not torch.strided:
+            return f'a tensor has the layout {tensor.layout}'
+    if dtype not in ACCURATE:
+        return f'tensors are {dtype}'
+    if device.type == 'meta':
+        return 'tensors on the meta device have no numbers'
+    if torch.is_autocast_enabled(device.type):
+        return 'autocast is on'
+    return None
+
+
+def cpu_refusal(*tensors: Tensor) -> Optional[str]:
+    """:func:`tensor_refusal`, and on the CPU only."""
+    if tensors[0].device.type != 'cpu':
+        return f'tensors lie on {tensors[0].device.type}, this is for the CPU'
+    return tensor_refusal(*tensors)
 
 
 def saves_tensors_itself() -> bool:

@@ -1,5 +1,22 @@
-"""Which frames a slice of a kernel reads, and for which frames of the output."""
-from typing import Tuple
+"""How a convolution lies on its input: strides, padding, sizes, and which frames a slice of a kernel reads."""
+from typing import List, NamedTuple, Sequence, Tuple
+
+Triple = Tuple[int, int, int]
+
+
+class Geometry(NamedTuple):
+    """Of a 3D convolution whose padding is zeros, the same before and behind; each (t, h, w)."""
+    stride: Triple
+    padding: Triple
+    dilation: Triple
+    groups: int = 1
+
+
+def out_sizes(sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+              dilation: Sequence[int]) -> List[int]:
+    """Sizes of the output along the axes of ``sizes``; below 1 where the kernel does not fit."""
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(sizes, kernel, stride, padding, dilation)]
 
 
 def time_windows(b: int, frames: int, out_frames: int, stride: int, padding: int,

@@ -1,53 +1,77 @@
-"""Keep a computed kernel until the parameters it was computed from change."""
-from typing import Any, Callable, List, Sequence
+"""Keep a kernel that was computed in eval mode until the parameters it was computed from change."""
+from typing import Any, Callable, Hashable, NamedTuple, Sequence, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-COPY_ELEMENTS = 1 << 16  # up to here a copy of a parameter is compared, above it sums over its bits
-COPY_ROWS = 16  # output channels of a large parameter that are compared number by number
+from .memory import constant
+
+COPY_ELEMENTS = 1 << 16  # up to here a copy of a parameter is compared, above it sums
+MOST_FORMS = 4  # of one kernel: rearranged for that many sizes of clips
 
 
-class KernelCache:
-    """A kernel, or a form of it, and what it was made from.
+class Kept(NamedTuple):
+    """What a layer keeps: fingerprints of the parameters, and forms of the kernel by their keys, the newest last."""
+    seen: tuple = ()
+    forms: Tuple[Tuple[Hashable, Any], ...] = ()
 
-    On CPU the parameters' values are compared: small ones with a copy, large ones by one sum per output channel
-    over their bits as 64-bit integers, and by a copy of some channels. That reads the parameter once and finds
-    every change of a number, an edit through ``.data`` (MMEngine's EMAHook swaps weights so) included, and every
-    rearrangement of the tensor; what it could miss is one inside a single channel that keeps the sum to the last
-    bit. On accelerators a comparison would stop the stream, so there storage and version counter are compared,
-    which ``.data`` edits leave alone; the layer therefore also drops the kernel whenever ``train()`` or ``eval()``
-    is called, as every test loop does after such a swap.
+
+def can_keep(parameters: Sequence[Tensor]) -> bool:
+    """Whether these are parameters whose change would be seen.
+
+    They are not if something has put computed tensors in their places (pruning, parametrisations, the replicas of
+    ``nn.DataParallel``), or if they were made in inference mode, where nothing counts their changes.
     """
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self._value, self._form = None, ''
-        self._seen: List[tuple] = []
-
-    def get(self, parameters: Sequence[Tensor], build: Callable[[], Any], form: str = 'kernel') -> Any:
-        """What ``build`` makes of these parameters, made anew only if one of them or the ``form`` wanted changed."""
-        now = [fingerprint(p) for p in parameters]
-        if self._form != form or not all(map(_same, now, self._seen)):
-            self._value, self._form, self._seen = build(), form, now
-        return self._value
+    return all(type(p) is nn.Parameter and p.is_leaf and not p.is_inference() for p in parameters)
 
 
 def fingerprint(parameter: Tensor) -> tuple:
-    """What is compared of a parameter."""
-    parameter = parameter.detach()
-    kind = parameter.device, parameter.dtype, parameter.shape
+    """What is compared of a parameter: which it is, its version counter, and on CPU its values.
+
+    An edit through ``.data`` (MMEngine's EMAHook swaps weights so) leaves the version counter alone. Small parameters
+    are compared with a copy. Of large ones, every output channel has a sum over its bits as 64-bit integers, which
+    changes with every change of one number, and a product with a fixed vector, which changes where numbers change
+    places. On accelerators a comparison would stop the stream; there layers also drop their kernel whenever ``train()``
+    or ``eval()`` is called, as every test loop does after such a swap.
+    """
+    known = id(parameter), parameter._version, parameter.data_ptr(), parameter.device, parameter.dtype, parameter.shape
     if parameter.device.type != 'cpu':
-        return kind, (parameter.data_ptr(), parameter._version)
-    if parameter.numel() <= COPY_ELEMENTS:
-        return kind, parameter.clone()
-    rows = parameter.flatten(1)
-    if rows.shape[1] * rows.element_size() % 8 or not rows.is_contiguous():
-        return kind, parameter.clone()
-    return kind, rows.view(torch.int64).sum(1), rows[::-(-len(rows) // COPY_ROWS)].clone()
+        return known,
+    values = parameter.detach()
+    rows = values.flatten(1) if values.dim() > 1 else values[None]
+    if (values.numel() <= COPY_ELEMENTS or rows.shape[1] * rows.element_size() % 8 or not rows.is_contiguous()
+            or not values.dtype.is_floating_point or values.element_size() < 4):
+        return known, values.clone()
+    size, dtype = rows.shape[1], rows.dtype
+    vector = constant(('fingerprint', size, dtype),
+                      lambda: torch.linspace(1, 3, size, dtype=dtype, device='cpu').sin_().mul_(97).frac_())
+    bits = torch.int32 if values.element_size() == 4 else torch.int64
+    return known, rows.view(torch.int64).sum(1), torch.mv(rows, vector).view(bits)
 
 
 def _same(now: tuple, seen: tuple) -> bool:
-    return len(now) == len(seen) and all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(now, seen))
+    return len(now) == len(seen) and all(
+        a.shape == b.shape and torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(now, seen))
+
+
+def kept_form(layer: nn.Module, parameters: Sequence[Tensor], key: Hashable, build: Callable[[], Any]) -> Any:
+    """What ``build`` makes of the parameters, from ``layer._kept`` if they have not changed since.
+
+    Args:
+        layer: what holds the kept kernel. Its ``_kept`` is replaced in one step, so that another thread finds either
+            the old one or the new.
+        parameters: what the kernel is computed from; see :func:`can_keep`.
+        key: which form of the kernel: everything beside the parameters that it depends on.
+        build: makes it. A result of None (the form cannot be had) is kept as well.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        now = tuple(fingerprint(p) for p in parameters)
+        kept = layer._kept
+        if len(now) != len(kept.seen) or not all(map(_same, now, kept.seen)):
+            kept = Kept(now)
+        for known, form in kept.forms:
+            if known == key:
+                return form
+        form = build()
+        layer._kept = Kept(kept.seen, (*kept.forms, (key, form))[-MOST_FORMS:])
+        return form

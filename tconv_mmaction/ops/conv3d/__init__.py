@@ -1,0 +1,1 @@
+"""Any 3D convolution whose kernel is given or made."""

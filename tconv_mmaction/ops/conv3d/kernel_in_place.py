@@ -2,17 +2,19 @@
 
 ``F.conv3d(x, build(parameters))`` makes two tensors of the kernel's size anew in every step, the kernel and its
 gradient. For the large kernels of a network's last stages the memory that the system has to hand out for them (page by
-page) costs more than the arithmetic that fills them. Here the kernel is written into a workspace that a layer keeps
-between steps, and a rule may turn the kernel's gradient into the parameters' gradient in place.
+page) costs more than the arithmetic that fills them. Here the kernel is written into memory that is lent again
+(:class:`..memory.Loan`), and a rule may turn the kernel's gradient into the parameters' gradient in place.
 
-A rule has these functions:
+A rule belongs to one call and has these functions:
 
 * ``shape(*parameters)``: of the kernel, ``(O, I/groups, kT, kH, kW)``;
 * ``build(out, *parameters)``: write the kernel into ``out``, without autograd;
 * ``gradients(grad, *parameters)``: a tuple of the parameters' gradients from the kernel's; may overwrite ``grad``;
-* ``differentiable(*parameters)``: the kernel, built by operations that autograd knows (for second derivatives);
+* ``differentiable(*parameters)``: the kernel, built by operations that autograd knows: the reference;
 * ``basis_in_time(parameter)``, if there is one parameter and the kernel is a matrix ``(kT, coefficients)`` times its
   third axis: that matrix. Minimal filtering then needs no kernel.
+
+That the results are those of ``F.conv3d`` with the reference's kernel is what tests/ops holds, for every rule.
 """
 from typing import Optional, Sequence, Tuple
 
@@ -20,116 +22,75 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import matrix_backward as gemm_backward
-from . import single_clip
-from . import minimal_filtering as winograd
-from ..conditions import differentiable_gradients, is_eager_cpu
-
-Triple = Tuple[int, int, int]
+from ..geometry import Geometry
+from ..memory import Loan
+from ..second_derivatives import gradients_by_autograd, leave_to_autograd
+from . import matrix_backward, minimal_filtering, single_clip
 
 
-class Workspace:
-    """One tensor, lent to every forward pass.
-
-    ``stamp`` counts the loans: a backward pass that finds the tensor lent again since (a layer that is used twice, or
-    with gradient checkpointing) builds its kernel anew.
-    """
-
-    def __init__(self) -> None:
-        self.tensor: Optional[Tensor] = None
-        self.stamp = 0
-
-    def borrow(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        held = self.tensor
-        if held is None or held.shape != tuple(shape) or held.dtype != like.dtype:
-            with torch.inference_mode(False):
-                self.tensor = torch.empty(shape, dtype=like.dtype, device=like.device)
-        self.stamp += 1
-        return self.tensor
-
-    def still_lent(self, stamp: int) -> Optional[Tensor]:
-        """The tensor as it was filled in the loan of that number; None if it was lent again since, or cleared."""
-        return self.tensor if self.stamp == stamp else None
-
-    def clear(self) -> None:
-        self.tensor = None
-
-    def __deepcopy__(self, memo) -> 'Workspace':
-        return Workspace()
-
-    def __reduce__(self):
-        return Workspace, ()  # a copy or a pickle of a layer carries no kernel
-
-
-def kernel_gradients_by_autograd(rule, x: Tensor, parameters: Sequence[Tensor], grad: Tensor, geometry: tuple,
+def kernel_gradients_by_autograd(rule, x: Tensor, parameters: Sequence[Tensor], grad: Tensor, geometry: Geometry,
                                  wanted: Sequence[bool]) -> Tuple[Optional[Tensor], ...]:
     """The gradients of ``x`` and the parameters where a second derivative is wanted: autograd's."""
-    stride, padding, dilation, groups = geometry
-    y = F.conv3d(x, rule.differentiable(*parameters), None, stride, padding, dilation, groups)
-    return differentiable_gradients([y], (x, *parameters), [grad], wanted)
+
+    def reference(clips: Tensor, *others: Tensor) -> Tensor:
+        return F.conv3d(clips, rule.differentiable(*others), None, *geometry)
+
+    return gradients_by_autograd(reference, (x, *parameters), [grad], wanted)
 
 
-class _BuiltKernelConv(torch.autograd.Function):
+class _KernelInPlace(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x, workspace, rule, geometry, *parameters):  # setup_context would make each call take longer
-        shape, stamp = rule.shape(*parameters), None
-        stride, padding, dilation, groups = geometry
-        outputs = winograd.choose(x.shape, x.dtype, shape, *geometry)
-        basis = rule.basis_in_time(*parameters) if outputs is not None and hasattr(rule, 'basis_in_time') else None
-        if basis is None:
-            kernel = workspace.borrow(shape, parameters[0])
-            rule.build(kernel, *parameters)
-            stamp = workspace.stamp
-        ctx.workspace, ctx.rule, ctx.geometry, ctx.outputs, ctx.stamp = workspace, rule, geometry, outputs, stamp
-        ctx.basis = basis
+    def forward(ctx, x, rule, geometry, tile, *parameters):  # setup_context would make each call take longer
+        shape = rule.shape(*parameters)
+        basis = rule.basis_in_time(*parameters) if tile is not None and hasattr(rule, 'basis_in_time') else None
+        ctx.rule, ctx.geometry, ctx.tile, ctx.basis, ctx.loan = rule, geometry, tile, basis, None
         ctx.save_for_backward(x, *parameters)
         if basis is not None:
-            return winograd.convolve(x, parameters[0], outputs, *geometry, basis)
-        if outputs is not None:
-            return winograd.convolve(x, kernel, outputs, *geometry)
-        return single_clip.conv3d(x, kernel, None, stride, padding, dilation, groups)
+            return minimal_filtering.convolve(x, parameters[0], tile, *geometry, basis)
+        ctx.loan = Loan(shape, parameters[0].dtype)
+        kernel = ctx.loan.tensor
+        rule.build(kernel, *parameters)
+        if tile is not None:
+            return minimal_filtering.convolve(x, kernel, tile, *geometry)
+        return single_clip.conv3d(x, kernel, None, *geometry)
 
     @staticmethod
     def backward(ctx, grad):
         x, *parameters = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
+        wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]
+        if leave_to_autograd(grad):
             grad_x, *grads = kernel_gradients_by_autograd(ctx.rule, x, parameters, grad, ctx.geometry, wanted)
             return grad_x, None, None, None, *grads
-        wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4:])
+        wants = wanted[0], any(wanted[1:])
         if ctx.basis is not None:
-            grad_x, of_weight = winograd.convolve_backward(
-                grad, x, parameters[0], ctx.outputs, *ctx.geometry, *wants, ctx.basis)
+            grad_x, of_weight = minimal_filtering.convolve_backward(
+                grad, x, parameters[0], ctx.tile, *ctx.geometry, *wants, ctx.basis)
             return grad_x, None, None, None, of_weight
-        kernel = ctx.workspace.still_lent(ctx.stamp)
-        if kernel is None:
-            kernel = ctx.workspace.borrow(ctx.rule.shape(*parameters), parameters[0])
-            ctx.rule.build(kernel, *parameters)
-            ctx.stamp = ctx.workspace.stamp
-        if ctx.outputs is not None:
-            grad_x, grad_kernel = winograd.convolve_backward(grad, x, kernel, ctx.outputs, *ctx.geometry, *wants)
-        elif gemm_backward.pays(x, grad, kernel, ctx.geometry[3]):
-            grad_x, grad_kernel = gemm_backward.gemm_backward(grad, x, kernel, *ctx.geometry[:3], *wants)
+        loan = ctx.loan.take()
+        if loan is None:  # a second pass through this graph: the first has given the kernel back
+            loan = Loan(ctx.rule.shape(*parameters), parameters[0].dtype)
+            ctx.rule.build(loan.tensor, *parameters)
+        kernel = loan.tensor
+        if ctx.tile is not None:
+            grad_x, grad_kernel = minimal_filtering.convolve_backward(grad, x, kernel, ctx.tile, *ctx.geometry, *wants)
+        elif matrix_backward.profitable(x, grad, kernel, ctx.geometry.groups):
+            grad_x, grad_kernel = matrix_backward.matrix_backward(grad, x, kernel, *ctx.geometry[:3], *wants)
         else:
             grad_x, grad_kernel = single_clip.conv3d_backward(grad, x, kernel, *ctx.geometry, *wants)
         grads = ctx.rule.gradients(grad_kernel, *parameters) if wants[1] else (None, ) * len(parameters)
         return grad_x, None, None, None, *grads
 
 
-def built_kernel_conv3d(x: Tensor, workspace: Workspace, rule, stride: Triple, padding: Triple, dilation: Triple,
-                        groups: int, *parameters: Tensor) -> Tensor:
-    """``F.conv3d(x, rule.differentiable(*parameters), None, stride, padding, dilation, groups)``.
+def kernel_in_place_conv3d(x: Tensor, rule, geometry: Geometry, tile: Optional[int], *parameters: Tensor) -> Tensor:
+    """``F.conv3d(x, rule.differentiable(*parameters), None, *geometry)``.
 
     Args:
         x: ``(N, I, T, H, W)``.
-        workspace: of the layer whose kernel this is.
         rule: see the module's text.
+        geometry: of the convolution.
+        tile: outputs per tile of minimal filtering, from :func:`.minimal_filtering.choose`; None for the convolution
+            itself.
         parameters: tensors that the kernel is built from.
     """
-    return _BuiltKernelConv.apply(x, workspace, rule, (stride, padding, dilation, groups), *parameters)
-
-
-def can_build_in_place(x: Tensor, weight: Tensor) -> bool:
-    """Whether a call is one that :func:`built_kernel_conv3d` is for: a training step on CPU in one floating type."""
-    return x.dim() == 5 and x.shape[0] > 0 and torch.is_grad_enabled() and is_eager_cpu(x, weight)
+    return _KernelInPlace.apply(x, rule, geometry, tile, *parameters)

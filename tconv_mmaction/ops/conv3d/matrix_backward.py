@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cpu_capability import has_avx512
+from ..geometry import Triple
 
-Triple = Tuple[int, int, int]
-# the limits of pays()
+# the limits of profitable()
 LEAST = 3 << 19  # elements of the kernel
 PER_POSITION = 1 << 13
 PART = 1 << 21  # patch elements of the clips that are taken together: 8 MB in float32
 
 
-def pays(x: Tensor, grad: Tensor, kernel: Tensor, groups: int) -> bool:
+def profitable(x: Tensor, grad: Tensor, kernel: Tensor, groups: int) -> bool:
     """Whether the kernel is large, and larger than ``PER_POSITION`` numbers for each position of the output.
 
     The limits are where it began to pay on two cores: tools/benchmarks/inner_paths.py. A single clip, as a rule, has
@@ -29,7 +29,7 @@ def pays(x: Tensor, grad: Tensor, kernel: Tensor, groups: int) -> bool:
     return large and groups == 1 and len(x) > 1 and not has_avx512()
 
 
-def gemm_backward(grad: Tensor, x: Tensor, kernel: Tensor, stride: Triple, padding: Triple, dilation: Triple,
+def matrix_backward(grad: Tensor, x: Tensor, kernel: Tensor, stride: Triple, padding: Triple, dilation: Triple,
                   wants_x: bool, wants_kernel: bool) -> Tuple[Optional[Tensor], Optional[Tensor]]:
     """Gradients of ``F.conv3d(x, kernel, None, stride, padding, dilation)``.
 
@@ -58,13 +58,16 @@ def gemm_backward(grad: Tensor, x: Tensor, kernel: Tensor, stride: Triple, paddi
 
     together = max(1, PART // (matrix.shape[1] * out[0] * out[1] * out[2]))
     for n in range(0, len(x), together):
-        share = grad[n:n + together].transpose(0, 1).reshape(out_channels, -1)
+        contribution = grad[n:n + together].transpose(0, 1).reshape(out_channels, -1)
         if wants_kernel:
             patches = windows(padded[n:n + together]).reshape(matrix.shape[1], -1)
-            grad_matrix = share @ patches.T if grad_matrix is None else grad_matrix.addmm_(share, patches.T)
+            if grad_matrix is None:
+                grad_matrix = contribution @ patches.T
+            else:
+                grad_matrix.addmm_(contribution, patches.T)
         if wants_x:
             target = windows(grad_padded[n:n + together])  # the patches overlap, what one tap of each sees does not
-            moved = (matrix.T @ share).view(target.shape)
+            moved = (matrix.T @ contribution).view(target.shape)
             for a in range(taps[0]):
                 for b in range(taps[1]):
                     for c in range(taps[2]):

@@ -8,8 +8,8 @@ of the n products is a convolution along the other axes:
 
 With m = 4, a kernel of 3 frames takes 6 of 12 multiplications, one of 5 takes 8 of 20. Only one axis is transformed:
 that keeps errors within 2.5e-6 of the values (root mean squares) and every result within 7e-6 of its largest entry
-(tests/test_winograd.py), where each further axis would multiply the error. A convolution of stride 2 along the axis is
-two of stride 1, of the even and of the odd taps.
+(tests/ops/conv3d/test_minimal_filtering.py), where each further axis would multiply the error. A convolution of stride
+2 along the axis is two of stride 1, of the even and of the odd taps.
 """
 import functools
 import math
@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cpu_capability import has_avx512
-from ..conditions import differentiable_gradients
-from ..memory import scratch
+from ..geometry import Geometry, out_sizes
+from ..memory import borrow, constant
+from ..onednn import has_onednn
+from ..second_derivatives import gradients_by_autograd, leave_to_autograd
 from .single_clip import SMALL
 
 POINTS = (0., 1., -1., .5, -2., 2., -.5)  # and infinity, in the order in which longer kernels need them
 MAX_POINTS = len(POINTS) + 1
-ENABLED = True  # False: always the convolution itself, with its own rounding
 # the limits of choose()
 MOST_PRODUCTS = 0.75  # of the convolution's
 LEAST_SAVED = 500  # products per output
@@ -36,18 +37,21 @@ LEAST_POSITIONS = 1024
 PART = 1 << 22  # elements of the products that are made together
 
 
-@functools.cache
 def matrices(outputs: int, taps: int) -> Tuple[Tensor, Tensor, Tensor]:
     """A^T (m, n), G (n, k) and B^T (n, n) in float64: y = A^T ((G w) * (B^T x)) is the correlation of x and w."""
     n = outputs + taps - 1
-    points = torch.tensor(POINTS[:n - 1], dtype=torch.float64, device='cpu')  # whatever the default device is
 
-    def evaluate(degree: int) -> Tensor:
-        at_infinity = torch.zeros(1, degree, dtype=torch.float64, device='cpu')
-        at_infinity[0, -1] = 1
-        return torch.cat([points[:, None]**torch.arange(degree, device='cpu'), at_infinity])
+    def build() -> Tuple[Tensor, Tensor, Tensor]:
+        points = torch.tensor(POINTS[:n - 1], dtype=torch.float64, device='cpu')  # whatever the default device is
 
-    return evaluate(outputs).T, evaluate(taps), torch.linalg.inv(evaluate(n)).T
+        def evaluate(degree: int) -> Tensor:
+            at_infinity = torch.zeros(1, degree, dtype=torch.float64, device='cpu')
+            at_infinity[0, -1] = 1
+            return torch.cat([points[:, None]**torch.arange(degree, device='cpu'), at_infinity])
+
+        return evaluate(outputs).T, evaluate(taps), torch.linalg.inv(evaluate(n)).T
+
+    return constant(('minimal filtering', outputs, taps), build)
 
 
 def phases(taps: int, stride: int, padding: int) -> List[Tuple[slice, slice, int]]:
@@ -95,7 +99,7 @@ def choose(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stri
     out_channels, channels, taps, *others = kernel
     count, _, size, *rest = shape
     length = (size + 2 * padding[0] - taps) // stride[0] + 1
-    if not (ENABLED and dtype == torch.float32 and torch.backends.mkldnn.is_available() and groups == 1
+    if not (dtype == torch.float32 and has_onednn() and groups == 1
             and dilation[0] == 1 and stride[0] <= 2 and 3 <= taps < MAX_POINTS and length > 1):
         return None
     outputs, part = best_tile(size, taps, padding[0], stride[0])
@@ -110,7 +114,7 @@ def choose(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stri
     return outputs if transformed <= CACHED or positions >= LEAST_POSITIONS else None
 
 
-def _turn(part: Tensor, planes: bool) -> Callable[[Tensor], Tensor]:
+def _batched(part: Tensor, planes: bool) -> Callable[[Tensor], Tensor]:
     """What to do with tiles ``(N, C, tiles, W)`` before a convolution, and after it.
 
     PyTorch leaves a single small input to a slow convolution (:mod:`.single_clip`), but not a batch: the tiles of a
@@ -121,7 +125,7 @@ def _turn(part: Tensor, planes: bool) -> Callable[[Tensor], Tensor]:
     return lambda tensor: tensor
 
 
-class Winograd:
+class MinimalFilter:
     """One convolution with stride and dilation 1 along its first axis, applied once or many times.
 
     Args:
@@ -155,7 +159,7 @@ class Winograd:
             self.points, *weight.shape[:2], 1, *weight.shape[3:])  # G w
 
     def _buffer(self, name: str, *shape: int) -> Tensor:
-        return scratch.borrow(name, self.analysis.dtype, shape)
+        return borrow(name, self.analysis.dtype, shape)
 
     def _rows(self, length: int, tiles: int) -> Iterator[Tuple[int, slice, slice]]:
         """For each point j: the tiles whose j-th row is within the input's ``length``, and which rows those are."""
@@ -202,8 +206,8 @@ class Winograd:
         count, channels, length, *rest = out.shape
         tiles = -(-length // self.outputs)
         analysed = self._analyse(x, tiles)
-        turn = _turn(analysed[0], self.planes)
-        parts = [turn(torch.ops.aten.convolution(turn(part), self._kernel(i), None, *self.geometry))
+        batched = _batched(analysed[0], self.planes)
+        parts = [batched(torch.ops.aten.convolution(batched(part), self._kernel(i), None, *self.geometry))
                  for i, part in enumerate(analysed)]
         products = torch.stack(parts, out=self._buffer('products', self.points, *parts[0].shape))
         flat, y = self._tiled('outputs', self.outputs, count, channels, tiles, *rest)
@@ -227,12 +231,12 @@ class Winograd:
         torch.mm(self.synthesis.T, flat.flatten(1), out=of_products.flatten(1))
         parts: List[Tensor] = []
         analysed = self._analyse(x, tiles)
-        turn = _turn(analysed[0], self.planes)
+        batched = _batched(analysed[0], self.planes)
         for i, part in enumerate(analysed):
             of_part, of_kernel, _ = torch.ops.aten.convolution_backward(
-                turn(of_products[i]), turn(part), self._kernel(i), None, *self.geometry,
+                batched(of_products[i]), batched(part), self._kernel(i), None, *self.geometry,
                 (grad_x is not None, grad_kernels is not None, False))
-            parts.append(of_part if grad_x is None else turn(of_part))
+            parts.append(of_part if grad_x is None else batched(of_part))
             if grad_kernels is not None:
                 of_kernel = of_kernel.view(grad_kernels[i].shape)
                 grad_kernels[i].copy_(of_kernel) if replace else grad_kernels[i].add_(of_kernel)
@@ -242,9 +246,9 @@ class Winograd:
         flat, windows = self._tiled('windows', self.points, *x.shape[:2], tiles, *x.shape[3:])
         torch.mm(self.analysis.T, of_analysed.flatten(1), out=flat.flatten(1))
         # The tiles overlap. Their first m rows are each row once, up to the last tile's; the others are added.
-        alone = self.outputs * tiles - self.pad
-        if alone < x.shape[2]:
-            grad_x[:, :, alone:].zero_()
+        covered = max(0, self.outputs * tiles - self.pad)  # more padding than outputs: no first row is one of the input
+        if covered < x.shape[2]:
+            grad_x[:, :, covered:].zero_()
         for j, inside, rows in self._rows(x.shape[2], tiles):
             part, target = windows[j, :, :, inside], grad_x[:, :, rows]
             target.copy_(part) if j < self.outputs else target.add_(part)
@@ -257,7 +261,8 @@ class Winograd:
         return columns.movedim(0, 2)
 
 
-def _filter(weight: Tensor, basis: Optional[Tensor], taps: slice, outputs: int, before: int, *geometry) -> Winograd:
+def _filter(weight: Tensor, basis: Optional[Tensor], taps: slice, outputs: int, before: int,
+            *geometry) -> MinimalFilter:
     """Of some of the taps; for use before the next one is made."""
     if basis is None:
         weight = weight[:, :, taps]
@@ -265,8 +270,8 @@ def _filter(weight: Tensor, basis: Optional[Tensor], taps: slice, outputs: int, 
     else:
         basis = basis[taps]
         count = len(basis)
-    kernels = scratch.borrow('kernels', weight.dtype, (outputs + count - 1, weight[:, :, 0].numel()))
-    return Winograd(weight, outputs, before, *geometry, kernels, basis)
+    kernels = borrow('kernels', weight.dtype, (outputs + count - 1, weight[:, :, 0].numel()))
+    return MinimalFilter(weight, outputs, before, *geometry, kernels, basis)
 
 
 def convolve(x: Tensor, weight: Tensor, outputs: int, stride: Sequence[int], padding: Sequence[int],
@@ -278,9 +283,7 @@ def convolve(x: Tensor, weight: Tensor, outputs: int, stride: Sequence[int], pad
     """
     taps_in_all = weight.shape[2] if basis is None else len(basis)
     kernel = taps_in_all, *weight.shape[3:]
-    sizes = [(size + 2 * p - d * (k - 1) - 1) // s + 1
-             for size, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation)]
-    out = x.new_empty(len(x), len(weight), *sizes)
+    out = x.new_empty(len(x), len(weight), *out_sizes(x.shape[2:], kernel, stride, padding, dilation))
     if x.dim() == 5 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d):
         out = out.contiguous(memory_format=torch.channels_last_3d)
     for number, (taps, frames, before) in enumerate(phases(taps_in_all, stride[0], padding[0])):
@@ -300,7 +303,7 @@ def convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, outputs: int, str
     grad_weight = torch.empty_like(weight) if wants_weight else None
     for number, (taps, frames, before) in enumerate(phases(taps_in_all, stride[0], padding[0])):
         conv = _filter(weight, basis, taps, outputs, before, stride, padding, dilation, groups)
-        grad_kernels = scratch.borrow('of kernels', x.dtype, conv.kernels.shape) if wants_weight else None
+        grad_kernels = borrow('of kernels', x.dtype, conv.kernels.shape) if wants_weight else None
         parts, of_parts = _parts(conv, x[:, :, frames], grad)
         targets = grad_x[:, :, frames].split(len(parts[0])) if wants_x else [None] * len(parts)
         for i, (part, of_part, target) in enumerate(zip(parts, of_parts, targets)):
@@ -313,7 +316,7 @@ def convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, outputs: int, str
     return grad_x, grad_weight
 
 
-def _parts(conv: Winograd, x: Tensor, out: Tensor) -> Tuple[Sequence[Tensor], Sequence[Tensor]]:
+def _parts(conv: MinimalFilter, x: Tensor, out: Tensor) -> Tuple[Sequence[Tensor], Sequence[Tensor]]:
     """``x`` and ``out`` in parts of so many clips that what lies between them stays small."""
     per_clip = max(x[0].numel(), out[0].numel()) * conv.points // conv.outputs
     together = max(1, PART // max(1, per_clip))
@@ -332,26 +335,28 @@ class _FilteredGradients(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         wants = ctx.needs_input_grad[:2]
-        if not torch.is_grad_enabled():
-            return *convolve_backward(grad, x, weight, ctx.outputs, *ctx.geometry, *wants), None, None
-        y = F.conv3d(x, weight, None, *ctx.geometry)  # a second derivative is wanted: leave it to autograd
-        return *differentiable_gradients([y], (x, weight), [grad], wants), None, None
+        if leave_to_autograd(grad):
+
+            def reference(clips: Tensor, kernel: Tensor) -> Tensor:
+                return F.conv3d(clips, kernel, None, *ctx.geometry)
+
+            return *gradients_by_autograd(reference, (x, weight), [grad], wants), None, None
+        return *convolve_backward(grad, x, weight, ctx.outputs, *ctx.geometry, *wants), None, None
 
 
 def choose_few_channels(shape: Sequence[int], dtype: torch.dtype, kernel: Sequence[int], stride: Sequence[int],
                         padding: Sequence[int], dilation: Sequence[int], groups: int = 1) -> Optional[int]:
-    """:func:`choose` for :func:`few_channels_conv3d`. oneDNN's AVX-512 convolutions leave nothing to gain there."""
+    """:func:`choose` for :func:`filtered_gradients_conv3d`. oneDNN's AVX-512 convolutions leave nothing to gain."""
     return None if has_avx512() else choose(shape, dtype, kernel, stride, padding, dilation, groups)
 
 
-def few_channels_conv3d(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int],
-                        dilation: Sequence[int], groups: int) -> Tensor:
-    """``F.conv3d(x, weight, None, stride, padding, dilation, groups)`` for the first layer of a network.
+def filtered_gradients_conv3d(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """``F.conv3d(x, weight, None, *geometry)`` for the first layer of a network, in a training step on CPU.
 
     With a handful of input channels the convolution itself is fast and only its gradients are worth filtering, where
-    :func:`choose_few_channels` says so. For a training step on CPU: see :func:`.built_kernel.can_build_in_place`.
+    :func:`choose_few_channels` says so.
     """
-    outputs = choose_few_channels(x.shape, x.dtype, weight.shape, stride, padding, dilation, groups)
+    outputs = choose_few_channels(x.shape, x.dtype, weight.shape, *geometry)
     if outputs is None:
-        return F.conv3d(x, weight, None, stride, padding, dilation, groups)
-    return _FilteredGradients.apply(x, weight, outputs, (stride, padding, dilation, groups))
+        return F.conv3d(x, weight, None, *geometry)
+    return _FilteredGradients.apply(x, weight, outputs, geometry)

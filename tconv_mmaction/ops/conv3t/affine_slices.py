@@ -1,9 +1,9 @@
-r"""From the parameters of a 3T layer to its kernel in a handful of operations, and back.
+r"""From the parameters of a 3T layer to its slices' transforms in a handful of operations, and back.
 
-What :func:`.temporal_transform.affine_matrix`, :func:`.slice_transforms.slice_transforms` and :func:`.slice_product` do
-one after the other, as one rule of :mod:`.built_kernel`, for slices as high as wide. A layer has a few thousand such
-numbers, so on CPU what counts is how many operations handle them. With pixels as complex numbers :math:`z_p` from the
-slice's centre, h = (k-1)/2 and x along the real axis, eq. 3 and 4 of arXiv:2006.15983 are
+What :func:`tconv_mmaction.maths.temporal_transform.affine_matrix` and ``slice_transforms`` do one after the other, as
+one rule (:mod:`.slice_rule`), for slices as high as wide. A layer has a few thousand such numbers, so what counts is
+how many operations handle them. With pixels as complex numbers :math:`z_p` from the slice's centre, h = (k-1)/2 and x
+along the real axis, eq. 3 and 4 of arXiv:2006.15983 are
 
 .. math::  z'_p = s\, e^{ir} (z_p + h\, (t_x + i t_y))
 
@@ -16,89 +16,95 @@ The distances to the columns of pixels are kept for one column more on either si
 plus and minus one, and with the sign of all three the slope of bilinear interpolation, with the mean of the one-sided
 derivatives at its kinks, is (sign(d-1) + sign(d+1)) / 2 - sign(d).
 """
-from typing import Dict, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from .slice_product import SliceRule
-from .slice_transforms import sum_of_products
-from ...maths.temporal_transform import affine_matrix, temporal_kernel
-
-_CONSTANTS: Dict[tuple, Tuple[Tensor, ...]] = {}  # a few small tensors; making them anew costs more than using them
+from ...maths.temporal_transform import affine_matrix, bounded, centred_axis, slice_transforms
+from ..memory import constant
+from .slice_rule import SliceRule
 
 
-def _constants(size: int, dtype: torch.dtype) -> Tuple[Tensor, ...]:
+def _constants(size: int, like: Tensor) -> Tuple[Tensor, ...]:
     """The pixels ``(P, 1)``; the sums over pixels of :math:`z_p g_p / 2` and :math:`g_p / 2` as a matrix ``(2, P)``;
     the columns, one more on either side, ``(k + 2, 1)``; one step that moves nothing ``(P, P)``."""
-    key = size, dtype
-    if key not in _CONSTANTS:
-        with torch.inference_mode(False), torch.no_grad():
-            # half-integers: at the identity every sample lies exactly on a pixel in floating point, too
-            columns = torch.arange(-1, size + 1, dtype=dtype, device='cpu') - (size - 1) / 2
-            v, u = torch.meshgrid(columns[1:-1], columns[1:-1], indexing='ij')
-            pixels = torch.complex(u.contiguous(), v.contiguous()).view(-1, 1)
-            sums = torch.stack([pixels[:, 0], torch.ones_like(pixels[:, 0])]) / 2
-            _CONSTANTS[key] = (pixels, sums, columns.view(-1, 1),
-                               torch.eye(size * size, dtype=dtype, device='cpu'))
-    return _CONSTANTS[key]
+    dtype, device = like.dtype, like.device
+
+    def build() -> Tuple[Tensor, ...]:
+        columns = centred_axis(size + 2, dtype, device)
+        v, u = torch.meshgrid(columns[1:-1], columns[1:-1], indexing='ij')
+        pixels = torch.complex(u.contiguous(), v.contiguous()).view(-1, 1)
+        sums = torch.stack([pixels.view(-1), torch.ones_like(pixels).view(-1)]) / 2
+        return pixels, sums, columns.view(-1, 1), torch.eye(size * size, dtype=dtype, device=device)
+
+    return constant(('affine slices', size, dtype, device), build)
+
+
+def sum_of_products(these: Sequence[Tensor], those: Sequence[Tensor], out: Optional[Tensor] = None) -> Tensor:
+    """The sum of elementwise products, without autograd."""
+    total = torch.mul(these[0], those[0], out=out)
+    for this, that in zip(these[1:], those[1:]):
+        total.addcmul_(this, that)
+    return total
 
 
 class AffineRule(SliceRule):
-    """One call's kernel from ``weight (O, I, 1, k, k)`` and the four ``(kT-1, O)`` parameters, kT > 1; on CPU."""
+    """From ``weight (O, I, 1, k, k)`` and the four ``(kT-1, O)`` parameters, kT > 1."""
 
-    def shape(self, weight: Tensor, scale: Tensor, *moves: Tensor) -> tuple:
-        return (*weight.shape[:2], len(scale) + 1, *weight.shape[3:])
+    def depth(self, first: Tensor, *others: Tensor) -> int:
+        return len(others[0]) + 1
 
-    def transforms(self, weight: Tensor, scale: Tensor, rotate: Tensor, translate_x: Tensor,
-                   translate_y: Tensor) -> Tensor:
+    def transforms(self, first: Tensor, *others: Tensor) -> Tensor:
+        scale, rotate, translate_x, translate_y = others
         steps, filters = scale.shape
-        size = weight.shape[-1]
-        pixels, _, columns, identity = _constants(size, weight.dtype)
+        size = first.shape[-1]
+        pixels, _, columns, identity = _constants(size, first)
         self.unit = torch.polar(torch.ones_like(scale), rotate)
-        self.turn = self.unit * scale
-        self.move = torch.complex(translate_x, translate_y)
-        moved = torch.add(pixels, self.move.view(-1), alpha=(size - 1) / 2).mul_(self.turn.view(-1))  # P, B
-        self.distances = weight.new_empty(2, size * size, size + 2, steps * filters)  # x, y
+        self.rotation = self.unit * bounded(scale)  # and scale
+        self.translation = bounded(torch.view_as_real(torch.complex(translate_x, translate_y)))
+        self.translation = torch.view_as_complex(self.translation)
+        moved = torch.add(pixels, self.translation.view(-1), alpha=(size - 1) / 2).mul_(self.rotation.view(-1))  # P, B
+        self.distances = first.new_empty(2, size * size, size + 2, steps * filters)  # x, y
         torch.sub(torch.view_as_real(moved).permute(2, 0, 1).unsqueeze(2), columns, out=self.distances)
         self.hats = self.distances[:, :, 1:-1].abs().neg_().add_(1).clamp_(min=0)
         along, down = self.hats
         matrices = (down.unsqueeze(2) * along.unsqueeze(1)).view(size**4, -1)
+        # in order in memory: batched products of anything else fall back to one call per matrix
         self.steps = matrices.mT.contiguous().view(steps, filters, size * size, -1)
-        # all slices' way from the first
-        ways = weight.new_empty(filters, steps + 1, size * size, size * size)
-        ways[:, 0] = identity
-        product = ways[:, 1] = self.steps[0]
+        transforms = first.new_empty(filters, steps + 1, size * size, size * size)
+        transforms[:, 0] = identity
+        product = transforms[:, 1] = self.steps[0]
         for b in range(1, steps):
-            product = ways[:, b + 1] = torch.bmm(self.steps[b], product)
-        self.fixed, self.ways = size * size, ways.flatten(1, 2)
-        return self.ways
+            product = transforms[:, b + 1] = torch.bmm(self.steps[b], product)
+        self.fixed, self.products = size * size, transforms
+        return transforms.flatten(1, 2)
 
-    def transform_gradients(self, of_transforms: Tensor, weight: Tensor, scale: Tensor,
-                            *moves: Tensor) -> Tuple[Tensor, ...]:
+    def transform_gradients(self, of_transforms: Tensor, first: Tensor, *others: Tensor) -> Tuple[Tensor, ...]:
+        scale = others[0]
         steps, filters = scale.shape
-        size = weight.shape[-1]
-        _, sums, _, _ = _constants(size, weight.dtype)
-        ways, of_ways = self.ways.unflatten(1, (steps + 1, -1)), of_transforms.unflatten(1, (steps, -1))
+        size = first.shape[-1]
+        _, sums, _, _ = _constants(size, first)
+        of_products, products = of_transforms.unflatten(1, (steps, -1)), self.products
         of_steps = torch.empty_like(self.steps)
-        of_product = of_ways[:, -1]
+        of_product = of_products[:, -1]
         for b in reversed(range(1, steps)):
-            torch.bmm(of_product, ways[:, b].mT, out=of_steps[b])
-            of_product = torch.baddbmm(of_ways[:, b - 1], self.steps[b].mT, of_product)
+            torch.bmm(of_product, products[:, b].mT, out=of_steps[b])
+            of_product = torch.baddbmm(of_products[:, b - 1], self.steps[b].mT, of_product)
         of_steps[0] = of_product
-        share = of_steps.view(steps * filters, -1).mT.contiguous().view(size * size, size, size, -1)
+        of_steps = of_steps.view(steps * filters, -1).mT.contiguous().view(size * size, size, size, -1)
         along, down = self.hats
         of_hats = torch.empty_like(self.hats)
-        sum_of_products(share.unbind(1), down.unsqueeze(2).unbind(1), of_hats[0])
-        sum_of_products(share.unbind(2), along.unsqueeze(2).unbind(1), of_hats[1])
-        sign = self.distances.sign_()
+        sum_of_products(of_steps.unbind(1), down.unsqueeze(2).unbind(1), of_hats[0])
+        sum_of_products(of_steps.unbind(2), along.unsqueeze(2).unbind(1), of_hats[1])
+        sign = self.distances.sign_()  # of signs the signs, if this is not the first backward pass
         slope = (sign[:, :, 2:] + sign[:, :, :-2]).sub_(sign[:, :, 1:-1], alpha=2)  # twice the slope
         x, y = of_hats.mul_(slope).sum(2)  # P, B
-        turning, total = torch.mm(sums, torch.complex(x, y.neg_())).view(2, steps, filters)
+        of_rotation, total = torch.mm(sums, torch.complex(x, y.neg_())).view(2, steps, filters)
         reach = (size - 1) / 2
-        turned = self.unit * turning.addcmul_(self.move, total, value=reach)
-        of_move = (self.turn * total).mul_(reach)
-        return turned.real, turned.imag * -scale, of_move.real, -of_move.imag
+        turned = self.unit * of_rotation.addcmul_(self.translation, total, value=reach)
+        of_translation = (self.rotation * total).mul_(reach)
+        return turned.real, turned.imag * -scale, of_translation.real, -of_translation.imag
 
-    def differentiable(self, weight: Tensor, scale: Tensor, *moves: Tensor) -> Tensor:
-        return temporal_kernel(weight.squeeze(2), affine_matrix(scale, *moves))
+    def differentiable_transforms(self, first: Tensor, *others: Tensor) -> Tensor:
+        return slice_transforms(affine_matrix(*others), tuple(first.shape[-2:])).flatten(1, 2)

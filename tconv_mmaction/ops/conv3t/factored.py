@@ -14,22 +14,21 @@ The clips of a batch are taken in chunks whose U stays near the cache, and the b
 recomputes U where keeping it would cost more than ``KEEP_ELEMENTS``. Adding taps at their shifts is a convolution's
 transpose: its taps run backwards. So the rows of every A_b are reversed, the identity of the first slice included.
 
-On CPU, U of a chunk is one matrix product, a row for each filter and tap (:mod:`.matrix_product`), and the second stage
-goes frame by frame; on accelerators U is a convolution, and the second stage takes all frames together.
+On CPU, U of a chunk is one matrix product, a row for each filter and tap (:mod:`..onednn`), and the second stage goes
+frame by frame; on accelerators U is a convolution, and the second stage takes all frames together. There it is for
+those who ask for it by name: by count of operations the 3D kernel wins in every layer (docs/recipes.md).
 """
 from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from . import factored_triton as fused_second_stage
-from ..conditions import runs_eagerly
+from ..geometry import Geometry, out_sizes, time_windows
+from ..memory import borrow
 from ..onednn import product
-from ..memory import scratch
-from .slice_product import SliceRule
-from ..geometry import time_windows
+from ..second_derivatives import gradients_by_autograd, leave_to_autograd
+from .slice_rule import SliceRule
 
 # Elements of U per chunk of clips on CPU (8 MB in float32), which bounds the memory; what that does to the time is in
 # tools/benchmarks/inner_paths.py. Accelerators get the whole batch, up to KEEP_ELEMENTS.
@@ -40,12 +39,12 @@ Window = Tuple[int, slice, slice]  # a slice of the kernel, frames that it reach
 
 def _borrow(name: str, like: Tensor, *shape: int) -> Tensor:
     """Memory that is used up before the next chunk asks for it."""
-    if like.device.type == 'cpu' and runs_eagerly():
-        return scratch.borrow(name, like.dtype, shape)
+    if like.device.type == 'cpu':
+        return borrow(name, like.dtype, shape)
     return like.new_empty(shape)
 
 
-class _Geometry:
+class _Sizes:
     """Sizes and the time windows of one call; x is (T, N, I, H, W), y is (T', N, O, H', W')."""
 
     def __init__(self, x: Tensor, weight: Tensor, depth: int, stride, padding, dilation, groups: int) -> None:
@@ -53,16 +52,15 @@ class _Geometry:
         self.frames, self.batch, _, self.height, self.width = x.shape
         self.out_channels, self.kernel = weight.shape[0], tuple(weight.shape[-2:])
         self.pixels, self.positions, self.depth = self.kernel[0] * self.kernel[1], self.height * self.width, depth
-        spans = [dilation[0] * (depth - 1), *(d * (k - 1) for d, k in zip(dilation[1:], self.kernel))]
-        full = [size + 2 * p - span for size, p, span in zip((self.frames, self.height, self.width), padding, spans)]
-        self.full = tuple(full[1:])  # output size at spatial stride 1
-        self.out_frames = (full[0] - 1) // stride[0] + 1
-        self.fold_padding = tuple(span - p for span, p in zip(spans[1:], padding[1:]))
+        self.out_frames, *full = out_sizes((self.frames, self.height, self.width), (depth, *self.kernel),
+                                           (stride[0], 1, 1), padding, dilation)
+        self.full = tuple(full)  # output size at spatial stride 1
+        self.fold_padding = tuple(d * (k - 1) - p for d, k, p in zip(dilation[1:], self.kernel, padding[1:]))
         # the slices of the kernel that see a frame, with the output frames that they reach and what they read for them
         windows = ((b, *time_windows(b, self.frames, self.out_frames, stride[0], padding[0], dilation[0]))
                    for b in range(depth))
         self.windows = [(b, to, of) for b, to, of in windows if to.stop > to.start]
-        self.by_products = x.device.type == 'cpu' and groups == 1 and runs_eagerly()
+        self.by_products = x.device.type == 'cpu' and groups == 1
 
     def mix(self, x: Tensor, kernel: Tensor) -> Tensor:
         """U, ``(T, N, O, P, H*W)``: all taps of K_1 at all positions. ``kernel``: ``(O*P, I/groups)``."""
@@ -76,7 +74,7 @@ class _Geometry:
                      wants_kernel: bool) -> Tuple[Optional[Tensor], Optional[Tensor]]:
         """The gradients of ``x`` and of the kernel, or None."""
         if self.by_products:
-            rows = scratch.borrow('products', grad_u.dtype, (*grad_u.shape[2:4], *grad_u.shape[:2], self.positions))
+            rows = borrow('products', grad_u.dtype, (*grad_u.shape[2:4], *grad_u.shape[:2], self.positions))
             rows = rows.copy_(grad_u.permute(2, 3, 0, 1, 4)).flatten(0, 1).flatten(1)
             grad_x = grad_kernel = None
             if wants_kernel:
@@ -137,11 +135,14 @@ class _Geometry:
         return taps.view(self.out_frames, self.batch, self.out_channels, self.pixels, self.positions)
 
     def second_stage_backward(self, grad: Tensor, u: Optional[Tensor], products: Tensor,
-                              grad_products: Optional[Tensor]) -> Tensor:
-        """The gradient of U from that of the result; with U, the products' gradient is added to ``grad_products``."""
+                              grad_products: Optional[Tensor], fixed: bool) -> Tensor:
+        """The gradient of U from that of the result; with U, the products' gradient is added to ``grad_products``.
+
+        The first slice's has none if it is ``fixed``.
+        """
         taps = self.unfold(grad)
         for b, to, of in self.windows:
-            if b and u is not None:  # the first slice's is a constant
+            if (b or not fixed) and u is not None:
                 for target, source in zip(taps[to].flatten(0, 1), u[of].flatten(0, 1)):
                     grad_products[b].baddbmm_(target, source.mT)
         grad_u = _borrow('analysed', taps, self.frames, *taps.shape[1:4], self.positions)
@@ -174,12 +175,9 @@ class _FactoredConv3T(torch.autograd.Function):
         keep = any(ctx.needs_input_grad[4:]) and x.shape[1] * elements <= KEEP_ELEMENTS
         outputs, kept, kernel = [], [], _kernel(first)
         for part in x.split(ctx.clips, dim=1):
-            sizes = _Geometry(part, weight, len(products), *geometry)
+            sizes = _Sizes(part, weight, len(products), *geometry)
             u = sizes.mix(part, kernel)
-            if fused_second_stage.available(u, sizes.pixels):
-                outputs.append(fused_second_stage.second_stage(u, products, sizes))
-            else:
-                outputs.append(sizes.fold(sizes.transform(u, products)))
+            outputs.append(sizes.fold(sizes.transform(u, products)))
             if keep:
                 kept.append(u)
         ctx.rule, ctx.geometry, ctx.others = rule, geometry, len(others)
@@ -187,25 +185,27 @@ class _FactoredConv3T(torch.autograd.Function):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_y):
         x, weight, *tensors = ctx.saved_tensors
         others, (products, *kept) = tensors[:ctx.others], tensors[ctx.others:]
+        if leave_to_autograd(grad_y):
+
+            def reference(frames: Tensor, *parameters: Tensor) -> Tensor:
+                y = F.conv3d(frames.permute(1, 2, 0, 3, 4), ctx.rule.differentiable(*parameters), None, *ctx.geometry)
+                return y.permute(2, 0, 1, 3, 4)
+
+            wanted = *ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]
+            of_x, of_weight, *of_others = gradients_by_autograd(reference, (x, weight, *others), [grad_y], wanted)
+            return of_x, of_weight, None, None, *of_others
         first = weight.flatten(2)
         wants_x, wants_weight, wants_others = (
             ctx.needs_input_grad[0], ctx.needs_input_grad[1], any(ctx.needs_input_grad[4:]))
         grad_kernel, grad_products = None, torch.zeros_like(products) if wants_others else None
         kernel, grad_x = None, []
         for i, (part, grad) in enumerate(zip(x.split(ctx.clips, dim=1), grad_y.split(ctx.clips, dim=1))):
-            sizes = _Geometry(part, weight, len(products), *ctx.geometry)
-            fused = fused_second_stage.available(part, sizes.pixels)
-            u = kept[i] if kept else sizes.mix(part, _kernel(first)) if fused or wants_others else None
-            if fused:
-                grad_u, shares = fused_second_stage.second_stage_backward(grad, u, products, sizes)
-                if wants_others:
-                    grad_products += shares
-            else:
-                grad_u = sizes.second_stage_backward(grad, u, products, grad_products)
+            sizes = _Sizes(part, weight, len(products), *ctx.geometry)
+            u = kept[i] if kept else sizes.mix(part, _kernel(first)) if wants_others else None
+            grad_u = sizes.second_stage_backward(grad, u, products, grad_products, bool(ctx.rule.fixed))
             if kernel is None:
                 kernel = _kernel_for_backward(first) if sizes.by_products else _kernel(first)
             of_part, of_kernel = sizes.mix_backward(grad_u, part, kernel, wants_x, wants_weight)
@@ -220,28 +220,24 @@ class _FactoredConv3T(torch.autograd.Function):
         return torch.cat(grad_x, dim=1) if wants_x else None, of_weight, None, None, *of_others
 
 
-def factored_conv3t(x: Tensor, rule: SliceRule, stride: Tuple[int, int, int], padding: Tuple[int, int, int],
-                    dilation: Tuple[int, int, int], groups: int, weight: Tensor, *others: Tensor) -> Tensor:
-    """``F.conv3d(x, rule.differentiable(weight, *others), None, stride, padding, dilation, groups)``.
+def factored_conv3t(x: Tensor, rule: SliceRule, geometry: Geometry, weight: Tensor, *others: Tensor) -> Tensor:
+    """``F.conv3d(x, rule.differentiable(weight, *others), None, *geometry)``.
 
     Args:
         x: ``(N, I, T, H, W)``.
         rule: how the slices follow from ``weight``, the first of them, and ``others``; kT > 1.
-        stride, padding, dilation: (t, h, w). ``padding`` is with zeros.
-        groups: as in ``nn.Conv3d``.
+        geometry: of the convolution.
 
     Returns:
         ``(N, O, T', H', W')``.
-
-    Raises:
-        RuntimeError: on a second differentiation, which the written-out backward does not support.
     """
     height, width = weight.shape[-2:]
+    stride, padding, dilation, groups = geometry
     spans = dilation[1] * (height - 1), dilation[2] * (width - 1)
     beyond = [max(0, p - span) for p, span in zip(padding[1:], spans)]
     if any(beyond):  # windows that see padding only: F.fold knows nothing outside the image it folds from
         x = F.pad(x, (beyond[1], beyond[1], beyond[0], beyond[0]))
         padding = padding[0], padding[1] - beyond[0], padding[2] - beyond[1]
-    y = _FactoredConv3T.apply(x.permute(2, 0, 1, 3, 4).contiguous(), weight, rule, (stride, padding, dilation, groups),
-                              *others)
+    y = _FactoredConv3T.apply(x.permute(2, 0, 1, 3, 4).contiguous(), weight, rule,
+                              Geometry(stride, padding, dilation, groups), *others)
     return y.permute(1, 2, 0, 3, 4).contiguous()

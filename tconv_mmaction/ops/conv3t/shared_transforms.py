@@ -3,20 +3,24 @@
 What it takes to come from a layer's few thousand temporal parameters to its transforms, and back, is some fifty small
 operations in a training step. In a network of many small layers they weigh: 3T-GoogLeNet has 20. Here the parameters of
 all layers with kernels of the same size go through them together, where the network's forward pass begins; see
-:mod:`.affine_rule` for the maths.
+:mod:`.affine_slices` for the maths.
+
+What is lent belongs to one forward pass of one thread: it is in a context variable, with the parameters it was made of.
+A layer takes it only while it still has the same parameters with the same values.
 """
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import groupby
-from typing import Iterator, List
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ...maths.temporal_transform import affine_matrix, slice_transforms
+from ..conditions import cpu_refusal, eager, saves_tensors_itself
+from ..dispatch import REFERENCE, requested
+from ..second_derivatives import gradients_by_autograd, leave_to_autograd
 from .affine_slices import AffineRule
-from ...layers.conv3t import TEMPORAL_PARAMETERS, Conv3T
-from ..conditions import differentiable_gradients, runs_eagerly
-from .slice_transforms import slice_transforms
-from ...maths.temporal_transform import affine_matrix
 
 
 class _Together(torch.autograd.Function):
@@ -36,15 +40,15 @@ class _Together(torch.autograd.Function):
     def backward(ctx, *grads):
         parameters = ctx.saved_tensors
         each = len(grads)
-        if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
-            layers = [parameters[i::each] for i in range(each)]
+        if leave_to_autograd(*grads):
             size = (ctx.weight.shape[-1], ) * 2
-            pairs = [(slice_transforms(affine_matrix(*layer), size).flatten(1, 2), grad)
-                     for layer, grad in zip(layers, grads) if grad is not None]
-            return None, *differentiable_gradients([y for y, _ in pairs], parameters, [g for _, g in pairs],
-                                                   ctx.needs_input_grad[1:])
-        shape = ctx.rule.ways.shape[1:]
-        given = [parameters[0].new_zeros(filters, *shape) if grad is None else grad
+
+            def reference(*values: Tensor) -> List[Tensor]:
+                return [slice_transforms(affine_matrix(*values[i::each]), size).flatten(1, 2) for i in range(each)]
+
+            return None, *gradients_by_autograd(reference, parameters, grads, ctx.needs_input_grad[1:])
+        shape = ctx.rule.products.shape[1:]
+        given = [parameters[0].new_zeros(filters, *shape).flatten(1, 2) if grad is None else grad
                  for filters, grad in zip(ctx.filters, grads)]
         together = [torch.cat(parameters[i:i + each], 1) for i in range(0, 4 * each, each)]
         found = ctx.rule.transform_gradients(torch.cat(given)[:, ctx.rule.fixed:], ctx.weight, *together)
@@ -52,16 +56,49 @@ class _Together(torch.autograd.Function):
         return None, *(None if grad is None else part for part, grad in zip(parts, grads * 4))
 
 
-def _layers(network: nn.Module) -> Iterator[List[Conv3T]]:
+class _Lent(NamedTuple):
+    parameters: Tuple[Tensor, ...]
+    values: Tuple[Tensor, ...]  # of the parameters, when the transforms were made
+    transforms: Tensor
+
+
+_lent: ContextVar[Dict[int, _Lent]] = ContextVar('transforms of this forward pass', default={})  # noqa: B039 not changed
+
+
+def transforms_for_this_pass(layer: nn.Module, parameters: Sequence[Tensor]) -> Optional[Tensor]:
+    """The layer's transforms ``(O, kT*kH*kW, kH*kW)``, if its network shares them and they are those of ``parameters``.
+
+    A hook may have changed or replaced them since the network's forward pass began.
+    """
+    lent = _lent.get().get(id(layer))
+    if lent is None or not saves_tensors_itself():
+        return None
+    if not all(own is other for own, other in zip(parameters, lent.parameters)):
+        return None
+    if not all(torch.equal(own.detach(), value) for own, value in zip(parameters, lent.values)):
+        return None
+    return lent.transforms
+
+
+def _kind(layer: nn.Module) -> Optional[tuple]:
+    """What layers must have in common to share; None for a layer that finds its own transforms."""
+    parameters = layer.shared_parameters()
+    if parameters is None:
+        return None
+    # what something else has put in the parameters' places, or is yet to gather (FSDP), is left alone
+    if not all(type(p) is nn.Parameter and p.dim() == 2 and p.shape == parameters[0].shape for p in parameters):
+        return None
+    if cpu_refusal(*parameters) is not None or not any(p.requires_grad for p in parameters):
+        return None
+    return layer.kernel_size, str(parameters[0].dtype)
+
+
+def _layers(network: nn.Module, taken: Dict[int, _Lent]) -> Iterator[List[nn.Module]]:
     """Those that can share, by the size and type of their kernels."""
-
-    def kind(layer: Conv3T) -> tuple:
-        return layer.kernel_size, str(layer.weight.dtype)
-
-    found = [layer for layer in network.modules()
-             if type(layer) is Conv3T and layer.transforms_for_this_pass is None and layer.can_share_transforms()]
-    for _, layers in groupby(sorted(found, key=kind), kind):
-        layers = list(layers)
+    found = [(kind, layer) for layer in network.modules() if hasattr(layer, 'shared_parameters')
+             and id(layer) not in taken for kind in [_kind(layer)] if kind is not None]
+    for _, group in groupby(sorted(found, key=lambda pair: pair[0]), lambda pair: pair[0]):
+        layers = [layer for _, layer in group]
         if len(layers) > 1:
             yield layers
 
@@ -72,22 +109,28 @@ def share_transforms(network: nn.Module) -> Iterator[None]:
 
     Results and gradients are those that the layers would have found by themselves. It takes effect on CPU, in a pass
     that needs gradients; layers in a checkpointed part of a network find their own. Within such a context of a larger
-    network, a part's own adds nothing.
+    network, a part's own adds nothing. The backbones of this package do it themselves.
 
-        def forward(self, x):
-            with share_transforms(self):
-                return self.layers(x)
+    >>> import tconv_mmaction
+    >>> from tconv_mmaction.layers import Conv3T, share_transforms
+    >>> network = nn.Sequential(Conv3T(9, 9, 3, padding=1), nn.ReLU(), Conv3T(9, 9, 3, padding=1))
+    >>> with share_transforms(network):
+    ...     y = network(torch.randn(2, 9, 4, 8, 8))
+    >>> y.shape
+    torch.Size([2, 9, 4, 8, 8])
     """
-    sharing = []
+    token = None
+    if not torch.compiler.is_compiling() and torch.is_grad_enabled() and eager() and requested() != REFERENCE:
+        lent = dict(_lent.get())
+        for layers in _layers(network, lent):
+            own = [layer.shared_parameters() for layer in layers]
+            transforms = _Together.apply(layers[0].kernel_size[-1], *(p for kind in zip(*own) for p in kind))
+            for layer, parameters, found in zip(layers, own, transforms):
+                values = tuple(p.detach().clone() for p in parameters)
+                lent[id(layer)] = _Lent(tuple(parameters), values, found)
+        token = _lent.set(lent)
     try:
-        if torch.is_grad_enabled() and runs_eagerly():
-            for layers in _layers(network):
-                parameters = [getattr(layer, name) for name in TEMPORAL_PARAMETERS for layer in layers]
-                transforms = _Together.apply(layers[0].kernel_size[-1], *parameters)
-                sharing += layers
-                for layer, own in zip(layers, transforms):
-                    layer.transforms_for_this_pass = own
         yield
     finally:
-        for layer in sharing:
-            layer.transforms_for_this_pass = None
+        if token is not None:
+            _lent.reset(token)

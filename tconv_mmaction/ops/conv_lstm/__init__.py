@@ -1,0 +1,1 @@
+"""Convolutional LSTM over the frames of a clip."""

@@ -1,8 +1,9 @@
 """The steps of a convolutional LSTM with a written-out backward pass through time, for CPU.
 
-What :func:`.conv_lstm_steps.steps` computes, in one autograd node: the gates become their activations in place, the
-gradients of all gates go into one buffer of a chunk's size, and large states are convolved by minimal filtering
-(:mod:`.winograd`). With a' for the derivative of a nonlinearity, and dh_t, dc_t the gradients of h_t and c_t,
+What :func:`tconv_mmaction.maths.conv_lstm.steps` computes, in one autograd node: the gates become their activations in
+place, the gradients of all gates go into one buffer of a chunk's size, and large states are convolved by minimal
+filtering (:mod:`..conv3d.minimal_filtering`). With a' for the derivative of a nonlinearity, and dh_t, dc_t the
+gradients of h_t and c_t,
 
     dc_t = dc_{t+1} f_{t+1} + dh_t o_t (1 - tanh(c_t)^2)
     d(i, f, g, o)_t = (dc_t g_t i'_t, dc_t c_{t-1} f'_t, dc_t i_t g'_t, dh_t tanh(c_t) o'_t)
@@ -14,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..conv3d import minimal_filtering as winograd
 from ...maths.conv_lstm import Cell, State, steps
-from ..conditions import differentiable_gradients
+from ..conv3d import minimal_filtering
+from ..second_derivatives import gradients_by_autograd, leave_to_autograd
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -28,8 +29,10 @@ class _Recurrence:
     def __init__(self, weight: Tensor, padding: Tuple[int, int], state: Tensor) -> None:
         self.weight, self.padding = weight, padding
         geometry = (1, 1), padding, (1, 1), 1
-        outputs = winograd.choose(state.shape, state.dtype, weight.shape, *geometry)
-        self.fast = None if outputs is None else winograd.Winograd(weight, outputs, padding[0], *geometry[:3])
+        outputs = minimal_filtering.choose(state.shape, state.dtype, weight.shape, *geometry)
+        self.fast = None
+        if outputs is not None:
+            self.fast = minimal_filtering.MinimalFilter(weight, outputs, padding[0], *geometry[:3])
         self.total: Optional[Tensor] = None
 
     def add_to(self, gates: Tensor, h: Tensor) -> None:
@@ -115,13 +118,15 @@ class _ThroughTime(torch.autograd.Function):
         nothing = (None, ) * 3
         if grad_outputs is None and grad_h is None and grad_c is None:
             return (None, ) * 6 + nothing
-        if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
-            state = None if h_start is None else (h_start, c_start)
-            again, last = steps(cell, frames, state, ctx.together)
-            results = zip((torch.stack(again), *last), (grad_outputs, grad_h, grad_c))
-            pairs = [(y, g) for y, g in results if g is not None]
-            return (*differentiable_gradients([y for y, _ in pairs], (frames, h_start, c_start, *parameters),
-                                              [g for _, g in pairs], ctx.needs_input_grad[:6]), *nothing)
+        if leave_to_autograd(grad_outputs, grad_h, grad_c):
+
+            def reference(clip: Tensor, h: Optional[Tensor], c: Optional[Tensor], *others: Tensor) -> List[Tensor]:
+                again, last = steps(Cell(*others, *ctx.geometry), clip, None if h is None else (h, c), ctx.together)
+                return [torch.stack(again), *last]
+
+            inputs = frames, h_start, c_start, *parameters
+            return *gradients_by_autograd(reference, inputs, (grad_outputs, grad_h, grad_c),
+                                          ctx.needs_input_grad[:6]), *nothing
 
         wants_frames, wants_h, wants_c, wants_ih, wants_hh, wants_bias = ctx.needs_input_grad[:6]
         stride, padding = ctx.geometry
@@ -173,7 +178,7 @@ class _ThroughTime(torch.autograd.Function):
 
 
 def steps_through_time(cell: Cell, frames: Tensor, state: Optional[State], together: int) -> Tuple[Tensor, State]:
-    """What :func:`.conv_lstm_steps.steps` gives, with the outputs in one tensor ``(T, N, F, H', W')``."""
+    """What :func:`tconv_mmaction.maths.conv_lstm.steps` gives, with the outputs in one tensor ``(T, N, F, H', W')``."""
     h, c = state if state is not None else (None, None)
     if torch.is_grad_enabled():
         outputs, h, c = _ThroughTime.apply(frames, h, c, *cell, together)
