@@ -13,8 +13,8 @@ from helpers.paths import ROOT
 from helpers.tiny_project import make_project, run, run_here
 
 import tconv_mmaction
-from tconv_mmaction import __main__ as main_module
-from tconv_mmaction import doctor, mim_scripts
+from tconv_mmaction.cli import doctor, mim_scripts
+from tconv_mmaction.cli import main as main_module
 
 THEIRS = mim_scripts.scripts_folder()
 OURS = ROOT / 'tools'

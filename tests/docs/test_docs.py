@@ -30,7 +30,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 from packaging.requirements import Requirement
 
-from tconv_mmaction import mim_scripts
+from tconv_mmaction.cli import mim_scripts
 from tconv_mmaction.layers import Conv3T
 
 # Commands that have no parser of ours to ask.
@@ -87,7 +87,7 @@ def test_links_and_anchors_lead_somewhere(page):
 @pytest.mark.parametrize('page', PAGES, ids=page_name)
 def test_files_and_objects_named_in_the_text_exist(page):
     text = page.read_text(encoding='utf-8')
-    folders, endings = 'configs|docs|tests|tools|tconv_mmaction', 'py|md|sh|yml|html|csv|png'
+    folders, endings = 'configs|docs|projects|tests|tools|tconv_mmaction', 'py|md|sh|yml|html|csv|png'
     for name in re.findall(rf'(?<![\w/.-])(?:\.\./)*((?:{folders})/[\w./*-]+\.(?:{endings}))\b', text):
         assert list(ROOT.glob(name)), f'there is no {name}'
     for name in re.findall(r'(?<![\w/.-])tconv_mmaction(?:\.\w+)+\b(?![/.-]\w)', text):
@@ -141,7 +141,8 @@ def parse_only(start, words):
     finally:
         sys.argv, sys.path[:] = argv, path
         for name in set(sys.modules) - modules:  # siblings of the script, such as tconv_mmaction/cli/timing.py
-            if str(ROOT / 'tools') in str(getattr(sys.modules[name], '__file__', '')):
+            file = str(getattr(sys.modules[name], '__file__', ''))
+            if file.startswith((str(ROOT / 'tools'), str(ROOT / 'projects'))):
                 del sys.modules[name]
         os.environ.clear()
         os.environ.update(environment)

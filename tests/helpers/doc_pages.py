@@ -1,4 +1,7 @@
-"""README.md, CONTRIBUTING.md and docs/ as data: fences, inline code, links, headings, and shell lines as commands."""
+"""README.md, CONTRIBUTING.md, docs/ and the READMEs of projects/ as data.
+
+Fences, inline code, links, headings, and shell lines as commands.
+"""
 import re
 import shlex
 from pathlib import Path
@@ -6,7 +9,8 @@ from typing import Dict, List, NamedTuple, Tuple
 
 from helpers.paths import ROOT
 
-PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md')),
+         *sorted((ROOT / 'projects').glob('*/README.md'))]
 
 FENCE = re.compile(r'^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$', re.M | re.S)
 SEPARATORS = re.compile(r'[;&|\n]+')

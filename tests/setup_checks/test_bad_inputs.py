@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from tconv_mmaction import setup_checks
-from tconv_mmaction.__main__ import run_script
+from tconv_mmaction.cli.main import run_script
 from tconv_mmaction.setup_checks import SetupError, check_config
 from tconv_mmaction.utils.confinement import ConfinementError
 

@@ -25,7 +25,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.runner import Runner
 
-from tconv_mmaction.__main__ import run_script
+from tconv_mmaction.cli.main import run_script
 from tconv_mmaction.compat.checkpoints import UnsafeCheckpointError
 from tconv_mmaction.interpret import load_parameters
 from tconv_mmaction.interpret.comparison.comparison_report import tables

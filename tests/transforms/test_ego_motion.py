@@ -14,7 +14,7 @@ from mmaction.registry import TRANSFORMS
 from mmengine.dataset import Compose, worker_init_fn
 from torch.utils.data import DataLoader, Dataset
 
-from tconv_mmaction import mim_scripts
+from tconv_mmaction.cli import mim_scripts
 from tconv_mmaction.transforms import EgoMotionCrop
 from tconv_mmaction.transforms.ego_motion import moving_offsets
 
