@@ -14,7 +14,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['tconv_mmaction', 'tconv_mmaction.*']),
-    package_data={'tconv_mmaction.interpret': ['*.html']},
+    package_data={'tconv_mmaction.interpret.report': ['*.html']},
     python_requires='>=3.9',
     install_requires=[
         'torch>=2.4',

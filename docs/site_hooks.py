@@ -1,13 +1,15 @@
 """What the web site needs and neither mkdocs nor mkdocstrings does by itself.
 
-mkdocs.yml names this file twice. As mkdocs' hook it adds pages that the nav forgets, and lists the modules of a
-sub-package. As an extension of griffe, which reads the docstrings, it turns what is meant for Sphinx into Markdown.
+mkdocs.yml names this file twice. As mkdocs' hook it adds the pages and results of projects/ and pages that the nav
+forgets, and lists the modules of a sub-package.
+As an extension of griffe, which reads the docstrings, it turns what is meant for Sphinx into Markdown.
 """
 import ast
 import re
 from pathlib import Path
 
 import griffe
+from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +25,10 @@ def named(entries):
 
 
 def on_files(files, config):
-    """Add a section per folder, after the others, with the pages that no line of the nav names."""
+    """Add projects/, and a section per folder, after the others, with the pages that no line of the nav names."""
+    for path in sorted((ROOT / 'projects').rglob('*')):
+        if path.suffix in ('.csv', '.json', '.md', '.png'):
+            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     known = set(named(config.nav))
     sections = {}
     for file in sorted(files.documentation_pages(), key=lambda file: file.src_uri):
@@ -40,8 +45,16 @@ def public_modules(package):
     return [f'{package}.{node.module}' for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1]
 
 
-def on_page_markdown(markdown, **_):
-    """``::: package.*`` stands for every public module of the package; functions and modules may share a name then."""
+def on_page_markdown(markdown, *, page, **_):
+    """``::: package.*`` stands for every public module of the package; functions and modules may share a name then.
+
+    Links between docs/ and projects/ are written as the folders lie in the repository; on the site one holds the other.
+    """
+    if page.file.src_uri.startswith('projects/'):
+        markdown = re.sub(r'\]\(((?:\.\./)+)docs/', r'](\1', markdown)
+    else:
+        markdown = re.sub(r'\]\(((?:\.\./)*)\.\./projects/', r'](\1projects/', markdown)
+
     def directives(match):
         return '\n\n'.join(f'::: {module}' for module in public_modules(match[1]) if f'::: {module}\n' not in markdown)
     return re.sub(r'^::: (\S+)\.\*$', directives, markdown, flags=re.M)

@@ -1,20 +1,17 @@
 """Fixtures for all tests: where reference files and real data are, and a clean default scope."""
 import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.paths import ROOT, SHARED
 from hypothesis import HealthCheck, settings
 from mmengine.registry import init_default_scope
 
 import tconv_mmaction  # noqa: F401  registers everything, and makes mmaction2 importable
 
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / 'shared'
-
-# tests/test_fuzz_*.py: every run of the suite has the same few examples, the nightly one draws many new ones
+# tests/*/test_fuzz_*.py: every run of the suite has the same few examples, the nightly one draws many new ones
 # (docs/reliability/fuzzing.md). A busy machine is no failure, so neither has a deadline per example.
 PATIENT = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile('suite', max_examples=12, derandomize=True, **PATIENT)
@@ -50,8 +47,7 @@ def benchmark_script(monkeypatch):
     folder = ROOT / 'tools/benchmarks'
     monkeypatch.syspath_prepend(str(folder))
     yield lambda name: runpy.run_path(str(folder / f'{name}.py'), run_name=name)
-    for sibling in ('common', 'transforms'):  # other folders of tools/ have siblings of such names
-        sys.modules.pop(sibling, None)
+    sys.modules.pop('transforms', None)  # other folders may have siblings of such names
 
 
 @pytest.fixture
@@ -60,8 +56,3 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip(f'needs the reference material in {SHARED}, which is not there')
     return SHARED
-
-
-def golden(pattern):
-    """Golden files of that pattern from tests/data, as {name: {key: array}}."""
-    return {path.stem: dict(np.load(path)) for path in sorted((ROOT / 'tests/data').glob(pattern))}

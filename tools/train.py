@@ -5,7 +5,7 @@ with config, lists and checkpoints looked at before anything starts. A user's mi
 """
 import sys
 
-from tconv_mmaction.__main__ import run_script
+from tconv_mmaction.cli.main import run_script
 
 if __name__ == '__main__':
     sys.exit(run_script('train.py', sys.argv[1:]))

@@ -1,4 +1,4 @@
-from .bf16_optim_wrapper import BF16OptimWrapper
+from ..optim.bf16_optim_wrapper import BF16OptimWrapper
 from .channels_last_hook import ChannelsLastHook
 from .check_invalid_loss_hook import CheckInvalidLossHook
 from .check_setup_hook import CheckSetupHook

@@ -1,7 +1,7 @@
 """Watch a 3T network learn motion: its temporal parameters, written and drawn while it trains.
 
 Ras et al., arXiv:2006.15983, sec. 3.4 and 4.4. What the numbers and the figures mean stands in
-:mod:`tconv_mmaction.interpret.temporal_parameters` and :mod:`tconv_mmaction.interpret.temporal_figures`.
+:mod:`tconv_mmaction.interpret.temporal_parameters` and :mod:`tconv_mmaction.interpret.pictures.temporal_figures`.
 """
 from pathlib import Path
 from typing import Optional, Sequence, Tuple, Union
@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..interpret.parameter_statistics import MODEL_ROW, TABLE_2, parameter_statistics
-from ..interpret.temporal_figures import draw_distributions, draw_trajectories, filter_trajectory, save_figure
+from ..interpret.pictures.temporal_figures import draw_distributions, draw_trajectories, filter_trajectory, save_figure
 from ..interpret.temporal_parameters import (
     is_sharded,
     kernel_sizes,

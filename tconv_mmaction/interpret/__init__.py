@@ -1,14 +1,14 @@
-from .adapters import RecognizerScores
-from .blob_metrics import BlobMetrics, blob_metrics, detect_blobs
+from .access.adapters import RecognizerScores
+from .access.modules import find_layer
 from .class_channels import channel_contributions, channel_table, draw_class_channels, summarize_contributions
+from .comparison.blob_metrics import BlobMetrics, blob_metrics, detect_blobs
+from .comparison.mask_metrics import drop_difference, drop_ratio, mask_length, summarize, welch_test
 from .grad_cam import grad_cam, normalise_maps, upsample_maps
-from .mask_metrics import drop_difference, drop_ratio, mask_length, summarize, welch_test
 from .maximize_activation import MaximizedActivation, maximize_activation
-from .modules import find_layer
 from .parameter_statistics import parameter_statistics, table_2
+from .pictures.temporal_figures import draw_distributions, draw_trajectories, save_figure
 from .receptive_field import effective_receptive_field, field_marginals
 from .saliency import channel_saliency, most_active_channels, saliency, strongest_frame
-from .temporal_figures import draw_distributions, draw_trajectories, save_figure
 from .temporal_filters import (
     energy_table,
     filter_distribution,

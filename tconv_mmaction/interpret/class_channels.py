@@ -22,9 +22,9 @@ from matplotlib.ticker import MaxNLocator
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from .adapters import as_score_function
-from .modules import check_clip, choose_target, close_names, frozen
-from .temporal_figures import END, LINE, START, Trajectory, filter_trajectory
+from .access.adapters import as_score_function
+from .access.modules import check_clip, choose_target, close_names, frozen
+from .pictures.temporal_figures import END, LINE, START, Trajectory, filter_trajectory
 from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters, unwrap
 
 REST = '#c8c8c8'

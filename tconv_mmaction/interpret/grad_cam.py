@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapters import as_score_function
-from .modules import Layer, check_clip, choose_target, find_layer, frozen, output_tensor, over_time
+from .access.adapters import as_score_function
+from .access.modules import Layer, check_clip, choose_target, find_layer, frozen, output_tensor, over_time
 
 WEIGHTS = ('frame', 'clip')
 

@@ -14,8 +14,8 @@ from typing import NamedTuple, Sequence, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from .adapters import as_score_function
-from .modules import Layer, find_layer, frozen, layer_output
+from .access.adapters import as_score_function
+from .access.modules import Layer, find_layer, frozen, layer_output
 
 MODES = ('frame', 'clip')
 

@@ -14,7 +14,7 @@ from mmaction.models.recognizers import Recognizer2D
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from .modules import frozen
+from .access.modules import frozen
 
 
 def _feature_map(output, clip_shape) -> Tensor:

@@ -9,8 +9,8 @@ from typing import List, NamedTuple, Optional, Sequence, Union
 import torch
 from torch import Tensor, nn
 
-from .adapters import as_score_function
-from .modules import Layer, check_clip, choose_target, find_layer, frozen, layer_output
+from .access.adapters import as_score_function
+from .access.modules import Layer, check_clip, choose_target, find_layer, frozen, layer_output
 
 REDUCTIONS = ('max', 'sum', 'none')
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .adapters import as_score_function
-from .modules import check_clip, choose_target, frozen
+from .access.adapters import as_score_function
+from .access.modules import check_clip, choose_target, frozen
 
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 INIT_LOGIT = 5.  # the start is +5 inside the centred mask and -5 outside, before the sigmoid

@@ -10,11 +10,12 @@ of the first channels), for all channels.csv (all channels with rank, contributi
 """
 import sys
 
-import clip_tool
 import numpy as np
 import torch
 
+from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret import RecognizerScores, save_figure
+from tconv_mmaction.interpret.access.clips import class_names
 from tconv_mmaction.interpret.class_channels import (
     analysed_layers,
     by_class,
@@ -23,7 +24,6 @@ from tconv_mmaction.interpret.class_channels import (
     check_top,
     draw_class_channels,
 )
-from tconv_mmaction.interpret.clips import class_names
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 
 

@@ -33,10 +33,17 @@ from mmengine.runner import runner as mmengine_runner
 from torch import Tensor
 
 from tconv_mmaction.interpret import drop_ratio, mask_runs, save_figure
-from tconv_mmaction.interpret.clips import ClipReader, class_names, load_recognizer
-from tconv_mmaction.interpret.comparison_log import RowLog, check_run, file_hash, read_rows, start_run, text_hash
-from tconv_mmaction.interpret.comparison_report import draw_histograms, tables
-from tconv_mmaction.interpret.model_comparison import (
+from tconv_mmaction.interpret.access.clips import ClipReader, class_names, load_recognizer
+from tconv_mmaction.interpret.comparison.comparison_log import (
+    RowLog,
+    check_run,
+    file_hash,
+    read_rows,
+    start_run,
+    text_hash,
+)
+from tconv_mmaction.interpret.comparison.comparison_report import draw_histograms, tables
+from tconv_mmaction.interpret.comparison.model_comparison import (
     BLOB_MEASURES,
     TARGETS,
     Settings,

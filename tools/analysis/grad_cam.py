@@ -8,15 +8,15 @@ for all clips blobs.csv (blob count, size and centre distance) and table_3.csv (
 """
 import sys
 
-import clip_tool
 import numpy as np
 import pandas as pd
 import torch
 
+from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret import RecognizerScores, blob_metrics, grad_cam, normalise_maps, summarize, upsample_maps
-from tconv_mmaction.interpret.clips import class_names
-from tconv_mmaction.interpret.modules import choose_target, find_layer, frozen, last_map_layer
-from tconv_mmaction.interpret.rendering import beside, overlay, strip, write_clip, write_image
+from tconv_mmaction.interpret.access.clips import class_names
+from tconv_mmaction.interpret.access.modules import choose_target, find_layer, frozen, last_map_layer
+from tconv_mmaction.interpret.pictures.rendering import beside, overlay, strip, write_clip, write_image
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 
 

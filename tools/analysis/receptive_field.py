@@ -9,12 +9,12 @@ has no such field.
 import argparse
 import sys
 
-import clip_tool
 import numpy as np
 from matplotlib.figure import Figure
 
+from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret import effective_receptive_field, field_marginals, save_figure
-from tconv_mmaction.interpret.clips import load_recognizer
+from tconv_mmaction.interpret.access.clips import load_recognizer
 from tconv_mmaction.interpret.receptive_field import FieldMarginals
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 

@@ -15,13 +15,13 @@ import traceback
 from pathlib import Path
 from typing import Callable, List, Tuple, Union
 
-import clip_tool
 from temporal_params import titles_of
 
-from tconv_mmaction.interpret.clips import Clip, ClipReader, class_names, load_recognizer
-from tconv_mmaction.interpret.modules import find_layer
+from tconv_mmaction.cli import clip_tool
+from tconv_mmaction.interpret.access.clips import Clip, ClipReader, class_names, load_recognizer
+from tconv_mmaction.interpret.access.modules import find_layer
 from tconv_mmaction.interpret.report import ClipAnalysis, analyse_clip
-from tconv_mmaction.interpret.report_page import ClipReport, ModelInfo, render_report
+from tconv_mmaction.interpret.report.page import ClipReport, ModelInfo, render_report
 from tconv_mmaction.utils import atomic_write_text
 
 Read = Callable[[ClipReader], Clip]

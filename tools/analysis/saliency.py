@@ -10,12 +10,12 @@ which the middle frame is shown.
 """
 import sys
 
-import clip_tool
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret import (
     RecognizerScores,
     channel_saliency,
@@ -27,10 +27,10 @@ from tconv_mmaction.interpret import (
     strongest_frame,
     temporal_parameters,
 )
-from tconv_mmaction.interpret.clips import class_names
-from tconv_mmaction.interpret.modules import choose_target, find_layer, frozen
-from tconv_mmaction.interpret.rendering import beside, heat, strip, write_clip, write_image
-from tconv_mmaction.interpret.temporal_figures import filter_trajectory
+from tconv_mmaction.interpret.access.clips import class_names
+from tconv_mmaction.interpret.access.modules import choose_target, find_layer, frozen
+from tconv_mmaction.interpret.pictures.rendering import beside, heat, strip, write_clip, write_image
+from tconv_mmaction.interpret.pictures.temporal_figures import filter_trajectory
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 
 

@@ -10,11 +10,11 @@ filters.npz (singular values and filters of every layer, in float32).
 import argparse
 import sys
 
-import clip_tool
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret import (
     energy_table,
     filter_distribution,
@@ -22,7 +22,7 @@ from tconv_mmaction.interpret import (
     save_figure,
     temporal_kernels,
 )
-from tconv_mmaction.interpret.clips import load_recognizer
+from tconv_mmaction.interpret.access.clips import load_recognizer
 from tconv_mmaction.interpret.temporal_filters import density
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 

@@ -9,12 +9,12 @@ table_4.csv (mask length, drop ratio, drop difference: mean and standard deviati
 """
 import sys
 
-import clip_tool
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret import (
     RecognizerScores,
     drop_difference,
@@ -24,8 +24,8 @@ from tconv_mmaction.interpret import (
     save_figure,
     summarize,
 )
-from tconv_mmaction.interpret.clips import class_names
-from tconv_mmaction.interpret.rendering import beside, strip, with_timeline, write_clip
+from tconv_mmaction.interpret.access.clips import class_names
+from tconv_mmaction.interpret.pictures.rendering import beside, strip, with_timeline, write_clip
 from tconv_mmaction.interpret.temporal_mask import TemporalMask, freeze_frames
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 

@@ -22,8 +22,9 @@ from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
-from common import add_cases, asked_cases, parser, positive, report
 from models import CASES, build, training_step
+
+from tconv_mmaction.cli.timing import add_cases, asked_cases, parser, positive, report
 
 KEPT = {'MALLOC_MMAP_THRESHOLD_': str(1 << 32), 'MALLOC_TRIM_THRESHOLD_': str(1 << 32)}
 NAMES = ['3t-resnet18', '3t-resnet18-b8', '3t-googlenet']

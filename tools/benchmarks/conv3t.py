@@ -3,9 +3,9 @@
     python tools/benchmarks/conv3t.py --out-dir docs/benchmarks
 """
 import torch
-from common import inference, interleave, parser, report, rows_against, step
 from torch import nn
 
+from tconv_mmaction.cli.timing import inference, interleave, parser, report, rows_against, step
 from tconv_mmaction.layers import Conv3T
 
 # (in_channels, out_channels, kernel, stride, padding, (T, H, W)); the first two are the foundation's

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from common import add_cases, asked_cases, interleave, parser, report, rows_against, step
 from torch import Tensor, nn
 
 from tconv_mmaction.backbones import ConvLSTMNet
+from tconv_mmaction.cli.timing import add_cases, asked_cases, interleave, parser, report, rows_against, step
 from tconv_mmaction.layers import ConvLSTM2d
 
 

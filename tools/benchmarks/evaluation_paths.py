@@ -11,8 +11,8 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from common import interleave, parser, report, rows_against, step, verdict
 
+from tconv_mmaction.cli.timing import interleave, parser, report, rows_against, step, verdict
 from tconv_mmaction.layers import Conv3T
 
 

@@ -13,9 +13,9 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import pandas as pd
 import torch
-from common import inference, interleave, parser, report, rows_against, step
 from torch import nn
 
+from tconv_mmaction.cli.timing import inference, interleave, parser, report, rows_against, step
 from tconv_mmaction.layers import Conv3T, ConvLSTM2d, MultiBranchConv3d
 
 PEER = 'Conv3d'

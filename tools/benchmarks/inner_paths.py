@@ -30,9 +30,9 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import add_cases, asked_cases, interleave, parser, report, rows_against, step, verdict
 from torch import nn
 
+from tconv_mmaction.cli.timing import add_cases, asked_cases, interleave, parser, report, rows_against, step, verdict
 from tconv_mmaction.layers import (
     Conv3T,
     factored_conv3t,

@@ -13,12 +13,12 @@ from functools import partial
 from typing import Optional, Sequence
 
 import torch
-from common import interleave, parser, positive, report, rows_against
 from mmaction.registry import MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
 
 import tconv_mmaction  # noqa: F401
+from tconv_mmaction.cli.timing import interleave, parser, positive, report, rows_against
 from tconv_mmaction.interpret import find_temporal_mask, freeze_frames
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from common import add_cases, asked_cases, inference, interleave, parser, report, rows_against
 from mmaction.registry import MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
 
 import tconv_mmaction  # noqa: F401
+from tconv_mmaction.cli.timing import add_cases, asked_cases, inference, interleave, parser, report, rows_against
 from tconv_mmaction.layers import switch_to_deploy
 
 

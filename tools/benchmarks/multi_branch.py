@@ -6,9 +6,9 @@ The peer 'branches' is one nn.Conv3d and one nn.BatchNorm3d per branch, summed: 
 reparameterisation of eq. 6, whose cost the ratio shows.
 """
 import torch
-from common import interleave, parser, report, rows_against, step
 from torch import nn
 
+from tconv_mmaction.cli.timing import interleave, parser, report, rows_against, step
 from tconv_mmaction.layers import MultiBranchConv3d
 
 # (channels, (kT, kH, kW), (T, H, W), batch): multi-branch layers of I3D-R50 and S3D-R50 1-1-3-3-5 on one clip of

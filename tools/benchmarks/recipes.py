@@ -26,7 +26,6 @@ import cv2
 import decord
 import numpy as np
 import torch
-from common import interleave, parser, report, rows_against
 from mmaction.registry import DATASETS, MODELS
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -35,8 +34,9 @@ from mmengine.runner import turn_on_activation_checkpointing
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tconv_mmaction.hooks.bf16_optim_wrapper import BF16OptimWrapper
+from tconv_mmaction.cli.timing import interleave, parser, report, rows_against
 from tconv_mmaction.hooks.channels_last_hook import channels_last
+from tconv_mmaction.optim.bf16_optim_wrapper import BF16OptimWrapper
 
 RESNET18 = dict(type='TemporalResNet3d', depth=18, temporal_kernels=(7, 3, 3, 3, 3), conv1_stride_t=2,
                 pool1_kernel=(3, 3, 3), pool1_stride_t=2, temporal_strides=(1, 2, 2, 2))

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from common import interleave, parser, report, rows_against
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 
 import tconv_mmaction  # noqa: F401
+from tconv_mmaction.cli.timing import interleave, parser, report, rows_against
 
 HEAD, DECODE = [dict(type='DecordInit')], [dict(type='DecordDecode'), dict(type='Resize', scale=(-1, 256))]
 TAIL = [dict(type='FormatShape', input_format='NCTHW'), dict(type='PackActionInputs')]

@@ -25,7 +25,7 @@ from mmaction.apis import ActionRecogInferencer
 from mmengine.config import Config, DictAction
 from PIL import Image, ImageDraw, ImageFont
 
-from tconv_mmaction.interpret.clips import class_names, load_recognizer
+from tconv_mmaction.interpret.access.clips import class_names, load_recognizer
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.browser_video import CODECS, write_video
 

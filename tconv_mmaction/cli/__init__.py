@@ -1,0 +1,1 @@
+"""What the command line and the scripts of tools/ and projects/ share."""

@@ -1,0 +1,131 @@
+"""What the tools that look at clips share: arguments, the model, and a loop that outlives an odd clip.
+
+A clip that cannot be read or analysed (corrupt, one frame, another number of colours, ...) is reported with its reason
+and skipped; the others are done. Exit code: 0 all done, 1 some skipped, 2 nothing done or wrong arguments.
+"""
+import argparse
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Callable, List, Tuple
+
+import tconv_mmaction  # noqa: F401  first: mmaction2 and old checkpoints load on today's PyTorch with it
+
+# isort: split
+import torch
+from mmengine.config import DictAction
+
+from tconv_mmaction.interpret.access.clips import Clip, ClipReader, load_recognizer
+
+MISTAKES = (ValueError, TypeError, KeyError, IndexError, FileNotFoundError, ImportError)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help='config of a 2D or 3D recognizer')
+    parser.add_argument('checkpoint', help='its checkpoint')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the results')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu',
+                        help='default: CUDA if there is one')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
+                        help='override settings of the config: key=value pairs, lists as key="[a,b]"')
+
+
+def clip_parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument('videos', nargs='*', help='video files, read by the test pipeline of the config')
+    parser.add_argument('--dataset', choices=('train', 'val', 'test'), help="clips of the config's data set instead")
+    parser.add_argument('--limit', type=int, default=8, help='with --dataset: the first so many clips (default 8)')
+    parser.add_argument('--view', type=int, help='which crop or clip, of several (default: the middle one)')
+    parser.add_argument('--classes', help='file with one class name per line')
+    parser.add_argument('--target', default='prediction', help="class index, 'label' (with --dataset) or 'prediction' "
+                        '(default)')
+    parser.add_argument('--format', choices=('mp4', 'gif'), default='mp4', help='of the films (default mp4)')
+    parser.add_argument('--fps', type=float, default=8., help='frames per second of the films (default 8)')
+    return parser
+
+
+def target_of(text: str, clip: Clip):
+    """What --target says for this clip: a class index or 'prediction'."""
+    if text == 'prediction':
+        return text
+    if text == 'label':
+        if clip.label is None:
+            raise ValueError("this clip has no label: --target label needs --dataset; or give 'prediction' or a class.")
+        return clip.label
+    if not re.fullmatch(r'-?\d{1,9}', text):  # a negative one gets IndexError's message, with the number of classes
+        raise ValueError(f"--target must be a class index, 'label' or 'prediction', got {text!r}.")
+    return int(text)
+
+
+def jobs_of(reader: ClipReader, args: argparse.Namespace) -> List[Tuple[str, Callable[[], Clip]]]:
+    """(name, function that reads the clip) for every video or entry asked for."""
+    if bool(args.videos) == bool(args.dataset):
+        raise ValueError('give video files or --dataset, one of the two.')
+    if args.videos:
+        return [(path, lambda path=path: reader.video(path)) for path in args.videos]
+    if args.limit < 1:
+        raise ValueError(f'--limit must be at least 1, got {args.limit}.')
+    count = min(args.limit, len(reader.dataset(args.dataset)))
+    return [(f'{args.dataset} {i}', lambda i=i: reader.sample(args.dataset, i)) for i in range(count)]
+
+
+def unique(name: str, taken: set) -> str:
+    """A file name of the clip's name that no other clip has."""
+    name = re.sub(r'[^\w.-]+', '_', name) or 'clip'
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f'{name}_{number}', number + 1
+    taken.add(candidate)
+    return candidate
+
+
+class ClipLoop:
+    """``loop(work)`` reads every clip and calls ``work(file name, clip)``; after an error the next clip is done."""
+
+    def __init__(self, reader: ClipReader, args: argparse.Namespace) -> None:
+        self.jobs = jobs_of(reader, args)
+        self.done: List[str] = []
+        self.skipped: List[Tuple[str, str]] = []
+
+    def __call__(self, work: Callable[[str, Clip], None]) -> None:
+        taken: set = set()
+        for title, read in self.jobs:
+            try:
+                clip = read()
+                name = unique(clip.name, taken)
+                work(name, clip)
+            except Exception as error:  # whatever it is: the other clips are still to be done
+                reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+                self.skipped.append((title, f'{type(error).__name__}: {reason}'))
+                print(f'skipped {title}: {self.skipped[-1][1]}', file=sys.stderr)
+                if not isinstance(error, MISTAKES):
+                    traceback.print_exc()
+            else:
+                self.done.append(title)
+                print(f'[{len(self.done) + len(self.skipped)}/{len(self.jobs)}] {title}')
+
+    def exit_code(self) -> int:
+        if self.skipped:
+            print(f'{len(self.skipped)} of {len(self.jobs)} clip(s) skipped:', file=sys.stderr)
+            for title, reason in self.skipped:
+                print(f'  {title}: {reason}', file=sys.stderr)
+        return 0 if not self.skipped else (1 if self.done else 2)
+
+
+def open_model(args: argparse.Namespace):
+    """(model, reader) for the tools that look at clips."""
+    model = load_recognizer(args.config, args.checkpoint, args.device, args.cfg_options)
+    return model, ClipReader(model, args.view)
+
+
+def run(analyse: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv) -> int:
+    """Parse, analyse, and turn a user's mistake into one line and exit code 2."""
+    args = parser.parse_args(argv)
+    try:
+        return analyse(args)
+    except MISTAKES as error:
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f'error: {reason}', file=sys.stderr)
+        return 2

@@ -1,0 +1,1 @@
+"""What every method needs of a network: its layers, its scores, and clips of its own pipeline."""

@@ -1,0 +1,106 @@
+"""A comparison of two models in the layout of Maenttaeri et al., ACCV 2020: Tables 2 to 4 and Fig. 4.
+
+Everything is drawn from what :func:`.model_comparison.compare` returns.
+"""
+import html
+from typing import List, Optional, Sequence
+
+from matplotlib.figure import Figure
+
+from .model_comparison import BLOB_MEASURES, MASK_MEASURES, MEASURES
+
+TITLES = dict(blob_count='Blob count', blob_size='Blob size', centre_distance='Centre distance',
+              mask_length='Mask length', drop_ratio='Drop ratio', drop_difference='Drop difference')
+UNITS = dict(blob_count='blobs per frame', blob_size='diameter (px)', centre_distance='px', mask_length='frames',
+             drop_ratio='(OS - FS) / (OS - RS)', drop_difference='RS - FS')
+COLOURS = ('#e6781e', '#2f6db3')  # orange and blue: told apart by every eye, and in grey
+
+
+def _number(value: Optional[float]) -> str:
+    return '–' if value is None else f'{value:.3g}'
+
+
+def _cell(text: str) -> str:
+    """A name for a cell of a Markdown table: no end of the cell, no line, no HTML."""
+    return html.escape(' '.join(str(text).split()), quote=False).replace('\\', '\\\\').replace('|', '\\|')
+
+
+def _rows(cells: Sequence[Sequence[str]]) -> List[str]:
+    """Markdown rows, the first one the head."""
+    lines = ['| ' + ' | '.join(row) + ' |' for row in cells]
+    return [lines[0], '|' + '---|' * len(cells[0]), *lines[1:]]
+
+
+def _statistics(comparison: dict, titles: Sequence[str], names: Sequence[str]) -> List[str]:
+    cells = [['Model', *(TITLES[name] for name in names)]]
+    for i, title in enumerate(titles):
+        found = [comparison['measures'][name]['models'][i] for name in names]
+        cells.append([title, *(f"{_number(s['mean'])} ± {_number(s['std'])} (n = {s['count']})" for s in found)])
+    return _rows(cells)
+
+
+def _test_cell(test: dict) -> str:
+    if 'note' in test:
+        return test['note']
+    return f"t = {_number(test['t'])}, p = {test['p']:.2g} (df = {_number(test['degrees_of_freedom'])})"
+
+
+def tables(comparison: dict, titles: Sequence[str], class_names: Optional[Sequence[str]] = None,
+           target: str = 'prediction') -> str:
+    """Markdown with Table 2 (where there are labels), Tables 3 and 4 and the t-tests.
+
+    Args:
+        comparison: of :func:`.model_comparison.compare`.
+        titles: names of the two models.
+        class_names: one per class; 'class 0', ... by default.
+        target: whose class the scores are of, for the caption.
+    """
+    lines, titles = [], [_cell(title) for title in titles]
+    if comparison['f1'] is not None:
+        found = comparison['f1']
+        classes = sorted({int(c) for scores in found for c in scores['classes']})
+        cells = [['Class', *titles]]
+        for c in classes:
+            name = _cell(class_names[c]) if class_names else f'class {c}'
+            cells.append([name, *(_number(scores['classes'].get(str(c))) for scores in found)])
+        cells.append(['mean F1', *(_number(scores['mean']) for scores in found)])
+        cells.append(['accuracy', *(_number(value) for value in comparison['accuracy'])])
+        lines += ['Table 2: F1 per class and model, of the view of each clip that was analysed.', '', *_rows(cells), '']
+    lines += [f"Table 3: Grad-CAM maps of {comparison['clips']} clips, for the class of the {target}. Blobs per frame; "
+              'size (diameter) and distance from the centre of the frame per blob, in pixels of the input.', '',
+              *_statistics(comparison, titles, BLOB_MEASURES), '',
+              f"Table 4: temporal masks of {comparison['clips']} clips. Mask length in frames; the drop ratio is of "
+              'the clips with OS - RS > 0.001 and OS - FS > 0.001.', '',
+              *_statistics(comparison, titles, MASK_MEASURES), '',
+              "Welch's t-test of the difference of the means (unequal variances, two-sided). Over all values as in "
+              'Tables 3 and 4; frames and blobs of one clip are alike, so for the first three the test over one mean '
+              'per clip is the one to believe.', '']
+    cells = [['Measure', 'over all values', 'over clips']]
+    for name in MEASURES:
+        found = comparison['measures'][name]
+        cells.append([TITLES[name], _test_cell(found['welch']), _test_cell(found['welch_clips'])])
+    return '\n'.join(lines + _rows(cells)) + '\n'
+
+
+def draw_histograms(comparison: dict, titles: Sequence[str]) -> Figure:
+    """Fig. 4: normalised histograms, above those of Grad-CAM, below those of the masks; the means as lines."""
+    figure = Figure(figsize=(11, 6.2), layout='constrained')
+    for axes, name in zip(figure.subplots(2, 3).flat, MEASURES):
+        found = comparison['measures'][name]
+        edges, outside = found['histogram']['edges'], found['histogram']['outside']
+        axes.set(title=TITLES[name], xlabel=UNITS[name], ylabel='share of values')
+        if not edges:
+            axes.text(0.5, 0.5, 'no values', ha='center', transform=axes.transAxes)
+        for title, colour, shares, statistic in zip(titles, COLOURS, found['histogram']['shares'], found['models']):
+            if edges and statistic['count']:
+                axes.stairs(shares, edges, fill=True, alpha=0.45, color=colour, label=title)
+                axes.stairs(shares, edges, color=colour)
+                if edges[0] <= statistic['mean'] <= edges[-1]:
+                    axes.axvline(statistic['mean'], color=colour, linestyle='--', linewidth=1)
+        beyond = [f'{title}: {share:.1%} beyond' for title, share in zip(titles, outside) if share > 1e-9]
+        if beyond:
+            axes.text(0.98, 0.97, '\n'.join(beyond), ha='right', va='top', fontsize=7, transform=axes.transAxes)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside upper center', ncols=2, frameon=False)
+    figure.supxlabel(f"{comparison['clips']} clips; dashed: the mean", fontsize=9)
+    return figure

@@ -1,0 +1,1 @@
+"""Drawing: films, images, and figures of temporal parameters."""
