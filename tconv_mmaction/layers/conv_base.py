@@ -26,8 +26,8 @@ class _Parameters(dict):
 
 def no_single_weight(owner: str, name: str) -> str:
     return (f'{owner} has no {name!r}: its kernel is computed from several parameters. Apply what needs a single '
-            'weight (spectral_norm, weight_norm, pruning, efficient_conv_bn_eval) to the convolutions inside it or to the '
-            'plain ones of switch_to_deploy(model), or leave this layer out.')
+            'weight (spectral_norm, weight_norm, pruning, efficient_conv_bn_eval) to the convolutions inside it or to '
+            'the plain ones of switch_to_deploy(model), or leave this layer out.')
 
 
 class NoSingleWeight:
