@@ -34,10 +34,11 @@ def eager() -> bool:
     return context_refusal() is None
 
 
-def tensor_refusal(*tensors: Tensor) -> Optional[str]:
+def tensor_refusal(*tensors: Tensor, under_autocast: bool = False) -> Optional[str]:
     """Why hand-written code may not run on these tensors now, on whatever device they are; None if it may.
 
-    They must be plain, dense, on one device, of one type: float32 or float64 without autocast.
+    They must be plain, dense, on one device, of one type: float32 or float64, and without autocast unless the code
+    says that it does not depend on it (``under_autocast``).
     """
     why = context_refusal()
     if why is not None:
@@ -56,16 +57,16 @@ def tensor_refusal(*tensors: Tensor) -> Optional[str]:
         return f'tensors are {dtype}'
     if device.type == 'meta':
         return 'tensors on the meta device have no numbers'
-    if torch.is_autocast_enabled(device.type):
+    if not under_autocast and torch.is_autocast_enabled(device.type):
         return 'autocast is on'
     return None
 
 
-def cpu_refusal(*tensors: Tensor) -> Optional[str]:
+def cpu_refusal(*tensors: Tensor, under_autocast: bool = False) -> Optional[str]:
     """:func:`tensor_refusal`, and on the CPU only."""
     if tensors[0].device.type != 'cpu':
         return f'tensors lie on {tensors[0].device.type}, this is for the CPU'
-    return tensor_refusal(*tensors)
+    return tensor_refusal(*tensors, under_autocast=under_autocast)
 
 
 def saves_tensors_itself() -> bool:

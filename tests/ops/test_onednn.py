@@ -2,15 +2,15 @@
 import pytest
 import torch
 
-from tconv_mmaction.ops import onednn as matrix_product
-from tconv_mmaction.ops.onednn import has_onednn_products, product
+from tconv_mmaction.ops import onednn
+from tconv_mmaction.ops.onednn import has_products, product
 
 
 @pytest.fixture(autouse=True)
 def fresh_answer():
-    has_onednn_products.cache_clear()
+    has_products.cache_clear()
     yield
-    has_onednn_products.cache_clear()
+    has_products.cache_clear()
 
 
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.float64, 1e-14)])
@@ -27,10 +27,10 @@ def test_equals_float64(dtype, tolerance, rows, inner, columns):
 
 def test_who_computes(monkeypatch):
     used = []
-    by_onednn = matrix_product._by_onednn
-    monkeypatch.setattr(matrix_product, '_by_onednn', lambda *a: used.append(1) or by_onednn(*a))
+    by_onednn = onednn._by_onednn
+    monkeypatch.setattr(onednn, '_by_onednn', lambda *a: used.append(1) or by_onednn(*a))
     a, b = torch.randn(3, 4), torch.randn(4, 5)
-    has = has_onednn_products()
+    has = has_products()
     used.clear()
     product(a, b)
     assert bool(used) == has
@@ -48,7 +48,7 @@ def test_a_build_without_it(monkeypatch, broken):
             return a @ b + 1
         raise broken('no such operator')
 
-    monkeypatch.setattr(matrix_product, '_by_onednn', fails)
+    monkeypatch.setattr(onednn, '_by_onednn', fails)
     a, b = torch.randn(3, 4), torch.randn(4, 5)
-    assert not has_onednn_products()
+    assert not has_products()
     assert torch.equal(product(a, b), torch.mm(a, b))

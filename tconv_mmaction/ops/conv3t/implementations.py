@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...maths.temporal_transform import slice_transforms
 from .. import onednn
-from ..conditions import context_refusal, cpu_refusal, tensor_refusal
+from ..conditions import PLAIN, context_refusal, cpu_refusal, tensor_refusal
 from ..conv3d import minimal_filtering, single_clip
 from ..conv3d.kernel_in_place import kernel_in_place_conv3d
 from ..dispatch import Implementation, always, operator, supports_all
@@ -22,6 +22,7 @@ from ..kept_kernel import can_keep, kept_form
 from . import slices_times_patches as patches
 from .affine_slices import AffineRule
 from .factored import factored_conv3t
+from .made_kernel import made_kernel
 from .moved_slices import few_channels, moved_slices
 from .shared_transforms import transforms_for_this_pass
 from .slice_rule import SliceRule, with_gain
@@ -107,11 +108,13 @@ def _has_few_channels(layer, x: Tensor, geometry: Geometry) -> bool:
     return few_channels(layer.weight)
 
 
-def _run_moved_slices(layer, x: Tensor, geometry: Geometry) -> Tensor:
+def _moved_kernel(layer) -> Tensor:
     kernel = moved_slices(layer.weight.squeeze(2), layer.matrices())
-    if layer.gain is not None:
-        kernel = kernel * layer.gain.T[:, None, :, None, None]
-    return _with_bias(minimal_filtering.filtered_gradients_conv3d(x, kernel, geometry), layer.bias)
+    return kernel if layer.gain is None else kernel * layer.gain.T[:, None, :, None, None]
+
+
+def _run_moved_slices(layer, x: Tensor, geometry: Geometry) -> Tensor:
+    return _with_bias(minimal_filtering.filtered_gradients_conv3d(x, _moved_kernel(layer), geometry), layer.bias)
 
 
 def _patches_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
@@ -210,6 +213,23 @@ def _run_kept(layer, x: Tensor, geometry: Geometry) -> Tensor:
     return F.conv3d(x, _kept(layer), layer.bias, *geometry)
 
 
+def _made_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
+    if layer.kernel_size[0] == 1:
+        return 'one slice is a plain convolution'
+    why = cpu_refusal(*layer.kernel_tensors(), under_autocast=True)
+    return f'a {type(x).__name__} is not a plain tensor' if why is None and type(x) not in PLAIN else why
+
+
+def _run_made(layer, x: Tensor, geometry: Geometry) -> Tensor:
+    with torch.autocast('cpu', enabled=False):
+        if few_channels(layer.weight):
+            kernel = _moved_kernel(layer)
+        else:
+            rule, parameters = _rule(layer)
+            kernel = made_kernel(rule, *parameters)
+    return single_clip.conv3d(x, kernel, layer.bias, *geometry)
+
+
 def _run_reference(layer, x: Tensor, geometry: Geometry) -> Tensor:
     return F.conv3d(x, layer.kernel(), layer.bias, *geometry)
 
@@ -224,5 +244,6 @@ CONV3T = operator(
     Implementation('packed_kernel', _packed_refusal, _prefers_packed, _run_packed),
     Implementation('paired_clip', _paired_refusal, _prefers_pairs, _run_paired),
     Implementation('kept_kernel', _kept_refusal, always, _run_kept),
+    Implementation('made_kernel', _made_refusal, always, _run_made),
     Implementation('reference', supports_all, always, _run_reference),
 )

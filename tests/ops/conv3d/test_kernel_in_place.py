@@ -1,4 +1,4 @@
-"""The one-node convolution with a computed kernel equals autograd's, and its workspace is never read stale."""
+"""The one-node convolution with a computed kernel equals autograd's, and its memory is never read stale."""
 import copy
 import pickle
 
@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from tconv_mmaction.layers import Conv3T, MultiBranchConv3d
+from tconv_mmaction.maths.temporal_basis import synthesis_matrix
+from tconv_mmaction.ops import explain, use
+from tconv_mmaction.ops.conv3d.basis_rule import BasisRule, over_pixels
+from tconv_mmaction.ops.conv3d.kernel_in_place import kernel_in_place_conv3d
 from tconv_mmaction.ops.conv3t.affine_slices import AffineRule
-from tconv_mmaction.ops.conv3d.kernel_in_place import Workspace, built_kernel_conv3d, can_build_in_place
-from tconv_mmaction.ops.conv3t.slice_product import SliceRule
-from tconv_mmaction.maths.temporal_basis import BasisRule, over_pixels, synthesis_matrix
+from tconv_mmaction.ops.conv3t.slice_rule import SliceRule, with_gain
+from tconv_mmaction.ops.geometry import Geometry
 
 
 def cases():
@@ -27,14 +30,19 @@ def cases():
         scale, *moves = torch.randn(4, depth - 1, out, dtype=torch.float64) / 3 * moved
         return AffineRule(), [torch.randn(out, inp, 1, area, area, dtype=torch.float64), scale + 1, *moves]
 
+    def gains(depth, area, out, inp):
+        rule, parameters = affine(depth, area, out, inp)
+        return with_gain(rule), [*parameters, torch.randn(depth, out, dtype=torch.float64)]
+
     return [basis(3, 2., 3, 6, 4), basis(5, 2., 1, 4, 4), basis(5, 4., 1, 3, 2), basis(3, float('inf'), 3, 6, 4),
             basis(1, 4., 3, 6, 4), basis(3, 2., 5, 2, 2), basis(5, float('inf'), 1, 4, 4),
             slices(3, 3, 6, 4), slices(2, 2, 6, 4),
             affine(3, 3, 6, 4), affine(2, 2, 6, 4), affine(5, 3, 4, 4), affine(3, 5, 4, 2), affine(4, 4, 2, 3),
-            affine(3, 3, 6, 4, moved=False), affine(5, 2, 6, 4, moved=False)]
+            affine(3, 3, 6, 4, moved=False), affine(5, 2, 6, 4, moved=False),
+            gains(3, 3, 6, 4), gains(2, 4, 4, 3)]
 
 
-@pytest.mark.parametrize('case', range(16))
+@pytest.mark.parametrize('case', range(18))
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last_3d])
 def test_equals_autograd(case, layout, monkeypatch):
     monkeypatch.setattr(BasisRule, 'PART', 5 * 27)  # several parts, the last one short
@@ -42,14 +50,14 @@ def test_equals_autograd(case, layout, monkeypatch):
     rule, parameters = cases()[case]
     groups = 2 if case == 0 else 1
     x = torch.randn(2, parameters[0].shape[1] * groups, 6, 8, 7, dtype=torch.float64).contiguous(memory_format=layout)
-    geometry = (1, 2, 1), (2, 1, 0), (1, 1, 1)
+    geometry = Geometry((1, 2, 1), (2, 1, 0), (1, 1, 1), groups)
     results = []
     for built in (True, False):
         leaves = [t.clone().requires_grad_() for t in (x, *parameters)]
         if built:
-            y = built_kernel_conv3d(leaves[0], Workspace(), rule, *geometry, groups, *leaves[1:])
+            y = kernel_in_place_conv3d(leaves[0], rule, geometry, None, *leaves[1:])
         else:
-            y = F.conv3d(leaves[0], rule.differentiable(*leaves[1:]), None, *geometry, groups)
+            y = F.conv3d(leaves[0], rule.differentiable(*leaves[1:]), None, *geometry)
         y.backward(torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1)))
         results.append([y, *(leaf.grad for leaf in leaves)])
     for got, want in zip(*results):
@@ -86,7 +94,7 @@ def test_affine_rule_at_the_kinks_against_central_differences():
 
 def layers():
     torch.manual_seed(0)
-    conv3t = Conv3T(4, 6, 3, padding=1, evaluation='kernel')
+    conv3t = Conv3T(4, 6, 3, padding=1)
     with torch.no_grad():
         conv3t.rotate.normal_()
         conv3t.translate_x.normal_()
@@ -100,7 +108,7 @@ def gradients(layer, x, retain=False):
 
 
 @pytest.mark.parametrize('which', [0, 1])
-def test_workspace_through_unusual_orders(which):
+def test_memory_through_unusual_orders(which):
     """Two forward passes before a backward pass, backward twice, a lost loss, changed weights in between."""
     layer = layers()[which]
     a, b = (torch.randn(1, 4, 4, 5, 5, dtype=torch.float64) for _ in range(2))
@@ -111,7 +119,7 @@ def test_workspace_through_unusual_orders(which):
     for loss, want in ((loss_a, want_a), (loss_b, want_b)):
         for got, value in zip(torch.autograd.grad(loss, parameters, retain_graph=True), want):
             torch.testing.assert_close(got, value)
-    layer(b).sum().backward()  # lends the workspace again
+    layer(b).sum().backward()  # is lent what the first has given back
     for loss, want in ((loss_b, want_b), (loss_a, want_a)):  # the old graphs once more
         for got, value in zip(torch.autograd.grad(loss, parameters), want):
             torch.testing.assert_close(got, value)
@@ -157,8 +165,8 @@ def test_second_derivatives(which):
 
     def penalty(built):
         inputs = x.clone().requires_grad_()
-        y = layer(inputs) if built else layer.convolve(inputs, layer.kernel(), layer.bias) if which == 0 else sum(
-            F.conv3d(inputs, layer.branch_kernel(i), padding=(i, 1, 1)) for i in range(2))
+        with use('kernel_in_place' if built else 'reference'):
+            y = layer(inputs)
         grad, = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
         return torch.autograd.grad(grad.square().sum(), parameters, allow_unused=True)
 
@@ -186,13 +194,19 @@ def test_frozen_parameters_copies_and_functional_calls(which):
     assert torch.isfinite(grad).all() and grad.abs().sum() > 0
 
 
-def test_who_takes_the_shortcut():
-    x, weight = torch.randn(1, 2, 3, 4, 4), torch.randn(1)
-    assert can_build_in_place(x, weight)
-    assert not can_build_in_place(x[0], weight) and not can_build_in_place(x[:0], weight)
-    assert not can_build_in_place(x.double(), weight) and not can_build_in_place(x.half(), weight.half())
-    assert not can_build_in_place(x.to('meta'), weight)
+def test_where_it_may_run():
+    layer, x = Conv3T(9, 4, 3), torch.randn(1, 9, 3, 4, 4)
+
+    def reason(clip, layer=layer):
+        with use('kernel_in_place'):
+            return explain(layer, clip)['kernel_in_place']
+
+    assert reason(x) == 'chosen' and reason(x[0]) == 'chosen'
+    assert reason(x[:0]) == 'the batch is empty'
+    assert reason(x.double()) == 'tensors are torch.float64 and torch.float32'
+    assert reason(x.half(), Conv3T(9, 4, 3).half()) == 'tensors are torch.float16'
+    assert reason(x.to('meta'), Conv3T(9, 4, 3).to('meta')) == 'tensors lie on meta, this is for the CPU'
     with torch.no_grad():
-        assert not can_build_in_place(x, weight)
+        assert reason(x) == 'no gradients of parameters are wanted'
     with torch.autocast('cpu'):
-        assert not can_build_in_place(x, weight)
+        assert reason(x) == 'autocast is on'

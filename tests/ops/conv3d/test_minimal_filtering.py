@@ -3,10 +3,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tconv_mmaction.layers import Conv3T, MultiBranchConv3d, winograd
+from tconv_mmaction.layers import Conv3T, MultiBranchConv3d
+from tconv_mmaction.ops import explain, release_memory, use
+from tconv_mmaction.ops.conv3d import minimal_filtering
+from tconv_mmaction.ops.conv3d.minimal_filtering import (
+    MinimalFilter,
+    best_tile,
+    choose,
+    convolve,
+    convolve_backward,
+    matrices,
+)
 from tconv_mmaction.ops.cpu_capability import has_avx512
-from tconv_mmaction.ops.memory import scratch
-from tconv_mmaction.ops.conv3d.minimal_filtering import Winograd, best_tile, choose, convolve, convolve_backward, matrices
 
 EXACT = dict(rtol=1e-11, atol=1e-11)
 PLAIN = (1, 1, 1), (1, 1, 1), (1, 1, 1)
@@ -34,7 +42,7 @@ def test_matrices_make_the_correlation(outputs, taps):
                                                                      (1, 1, 1), 1),
     ((7, 1, 1), (12, 2, 3), 3, (3, 1, 1), (2, 0, 0), (1, 1, 1), 1)])
 def test_equals_autograd(monkeypatch, part, kernel, size, outputs, stride, padding, dilation, groups):
-    monkeypatch.setattr(winograd, 'PART', part)
+    monkeypatch.setattr(minimal_filtering, 'PART', part)
     torch.manual_seed(0)
     x = torch.randn(5, 4, *size, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(6, 4 // groups, *kernel, dtype=torch.float64, requires_grad=True)
@@ -78,6 +86,7 @@ def test_one_short_clip_is_a_batch_of_planes(monkeypatch):
     seen = []
     convolution = torch.ops.aten.convolution
     monkeypatch.setattr(torch.ops.aten, 'convolution', lambda x, *a: seen.append(x.shape) or convolution(x, *a))
+    assert explain(layer, x)['minimal_filtering'] == 'chosen'
     layer(x)
     assert seen == [(1, 128, 28, 28)] * 6
     kernel = 300, 128, 3, 3, 3  # a plane so small is kept from oneDNN as well; two are not
@@ -90,7 +99,7 @@ def test_adds_to_what_is_there_and_can_be_used_again():
     """Its buffers hold what the call before left; a smaller clip in between makes others."""
     torch.manual_seed(0)
     weight = torch.randn(6, 4, 5, 5, dtype=torch.float64)
-    conv = Winograd(weight, 4, 2, (1, 1), (2, 2), (1, 1))
+    conv = MinimalFilter(weight, 4, 2, (1, 1), (2, 2), (1, 1))
     for rows in (9, 9, 6, 9):
         x, out = torch.randn(2, 4, rows, 7, dtype=torch.float64), torch.randn(2, 6, rows, 7, dtype=torch.float64)
         want = out + F.conv2d(x, weight, None, 1, 2)
@@ -152,7 +161,7 @@ def test_the_tile_with_the_fewest_products():
     assert best_tile(8, 3, 1, 2) == (4, 9 / 11)
 
 
-def test_where_it_is_chosen(monkeypatch):
+def test_where_it_is_chosen():
     def chosen(channels, out, kernel, batch, size, dtype=torch.float32, stride=1, dilation=1, groups=1):
         axes = len(size)
         padding = tuple(dilation * (k // 2) for k in kernel)
@@ -173,12 +182,12 @@ def test_where_it_is_chosen(monkeypatch):
                    dict(kernel=(1, 3, 3))):
         assert chosen(**{**layer, **change}) is None, change
     assert chosen(512, 512, (3, 3, 3), 2, (8, 7, 7)) is None  # a large kernel for few positions
-    monkeypatch.setattr(winograd, 'ENABLED', False)
-    assert chosen(**layer) is None
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert chosen(**layer) is None
 
 
 @pytest.mark.parametrize('make', [
-    lambda: Conv3T(10, 6, 3, (1, 2, 1), 1, bias=False, evaluation='kernel'),
+    lambda: Conv3T(10, 6, 3, (1, 2, 1), 1, bias=False),
     lambda: MultiBranchConv3d(10, 6, (5, 3, 3), 1, (2, 1, 1), norm_cfg=None)])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last_3d])
 def test_a_layer_has_the_same_gradients_with_it(monkeypatch, make, layout):
@@ -189,14 +198,15 @@ def test_a_layer_has_the_same_gradients_with_it(monkeypatch, make, layout):
             parameter.add_(0.1 * torch.randn_like(parameter))
     x = torch.randn(3, 10, 6, 8, 9, dtype=torch.float64).contiguous(memory_format=layout)
     found, used = [], []
-    filtered = winograd.convolve_backward
-    monkeypatch.setattr(winograd, 'convolve_backward', lambda *a: used.append(1) or filtered(*a))
+    filtered = minimal_filtering.convolve_backward
+    monkeypatch.setattr(minimal_filtering, 'convolve_backward', lambda *a: used.append(1) or filtered(*a))
     for outputs in (None, 3):
-        monkeypatch.setattr(winograd, 'choose',
+        monkeypatch.setattr(minimal_filtering, 'choose',
                             lambda shape, dtype, kernel, *a, m=outputs: m if kernel[2] > 1 else None)
         clip = x.clone().requires_grad_()
         layer.zero_grad()
-        y = layer(clip)
+        with use('kernel_in_place' if outputs is None else 'minimal_filtering'):
+            y = layer(clip)
         y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y))
         found.append([y.detach(), clip.grad, *(p.grad.clone() for p in layer.parameters())])
         assert bool(used) == bool(outputs)
@@ -211,10 +221,10 @@ def test_the_first_layer_has_the_same_gradients_with_it(monkeypatch):
     with torch.no_grad():
         layer.rotate.normal_()
     x, found, used = torch.randn(3, 2, 9, 11, 10, dtype=torch.float64), [], []
-    filtered = winograd.convolve_backward
-    monkeypatch.setattr(winograd, 'convolve_backward', lambda *a: used.append(1) or filtered(*a))
+    filtered = minimal_filtering.convolve_backward
+    monkeypatch.setattr(minimal_filtering, 'convolve_backward', lambda *a: used.append(1) or filtered(*a))
     for outputs in (None, 3):
-        monkeypatch.setattr(winograd, 'choose_few_channels', lambda *a, m=outputs: m)
+        monkeypatch.setattr(minimal_filtering, 'choose_few_channels', lambda *a, m=outputs: m)
         clip = x.clone().requires_grad_()
         y = layer(clip)
         leaves = [clip, *layer.parameters()]
@@ -234,8 +244,7 @@ def test_another_default_device_changes_nothing():
     x = torch.randn(2, 64, 4, 28, 28)
     assert choose(x.shape, x.dtype, (64, 64, 3, 3, 3), *PLAIN)
     want = torch.autograd.grad(layer(x).sum(), layer.weight)[0]
-    matrices.cache_clear()
-    scratch.held.clear()
+    release_memory()
     with torch.device('meta'):
         found = torch.autograd.grad(layer(x).sum(), layer.weight)[0]
     torch.testing.assert_close(found, want, rtol=0, atol=0)
@@ -244,6 +253,6 @@ def test_another_default_device_changes_nothing():
 def test_the_first_layers_gradients_are_left_to_avx512(monkeypatch):
     stem = (2, 3, 8, 112, 112), torch.float32, (64, 3, 7, 7, 7), (2, 2, 2), (3, 3, 3), (1, 1, 1)
     for avx512 in (True, False):
-        monkeypatch.setattr(winograd, 'has_avx512', lambda answer=avx512: answer)
-        assert winograd.choose_few_channels(*stem) == (None if avx512 else choose(*stem))
+        monkeypatch.setattr(minimal_filtering, 'has_avx512', lambda answer=avx512: answer)
+        assert minimal_filtering.choose_few_channels(*stem) == (None if avx512 else choose(*stem))
     assert choose(*stem) is not None

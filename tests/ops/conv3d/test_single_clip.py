@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tconv_mmaction.layers import Conv3T, MultiBranchConv3d, SeparableConv3d, single_clip
+from tconv_mmaction.layers import Conv3T, MultiBranchConv3d, SeparableConv3d
+from tconv_mmaction.ops.conv3d import single_clip
 
 SHAPE = (1, 16, 4, 20, 20)  # 16 * 4 * 20 = 1280 of PyTorch's 20480
 

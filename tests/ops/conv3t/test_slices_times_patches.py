@@ -2,12 +2,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tconv_mmaction.ops.conv3t.slice_product import SliceRule
 
 from tconv_mmaction.layers import Conv3T, patch_products
-from tconv_mmaction.ops.conv3t.affine_slices import AffineRule
 from tconv_mmaction.ops.conv3d.kernel_in_place import Workspace
+from tconv_mmaction.ops.conv3t.affine_slices import AffineRule
 from tconv_mmaction.ops.conv3t.slices_times_patches import patch_products_conv3d, pays
-from tconv_mmaction.ops.conv3t.slice_product import SliceRule
 from tconv_mmaction.ops.geometry import time_windows
 
 CASES = [  # input, out_channels, (kT, k), stride, padding, dilation
