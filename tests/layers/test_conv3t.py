@@ -14,8 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, switch_to_deploy
-from tconv_mmaction.ops.conv3t.slice_transforms import resampling_matrices
-from tconv_mmaction.maths.temporal_transform import affine_matrix, temporal_kernel
+from tconv_mmaction.maths.temporal_transform import affine_matrix, resampling_matrices, temporal_kernel
 
 GOLDEN = golden('conv3t_*.npz')
 

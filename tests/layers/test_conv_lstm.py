@@ -8,7 +8,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tconv_mmaction.layers import ConvLSTM2d, conv_lstm2d, winograd
+from tconv_mmaction.layers import ConvLSTM2d, conv_lstm2d
+from tconv_mmaction.ops.conv3d import minimal_filtering
 
 GOLDEN = golden('conv_lstm_*.npz')
 EXACT = dict(rtol=0, atol=1e-10)
@@ -56,7 +57,7 @@ def test_golden(name):
 @pytest.mark.parametrize('outputs', [None, 4])  # the states convolved as they are, and by minimal filtering
 def test_outputs_states_and_gradients_equal_a_naive_loop(kernel, stride, size, chunk_bytes, outputs, monkeypatch):
     monkeypatch.setattr(conv_lstm2d, 'CHUNK_BYTES', chunk_bytes)
-    monkeypatch.setattr(winograd, 'choose', lambda *args: outputs)
+    monkeypatch.setattr(minimal_filtering, 'choose', lambda *args: outputs)
     layer = make(kernel=kernel, stride=stride)
     x = clip(2, 3, 5, *size).requires_grad_()
     state = tuple(clip(*layer.state_shape(x)).requires_grad_() for _ in 'hc')
@@ -145,11 +146,12 @@ def test_large_states_are_filtered_and_stay_close_in_float32(monkeypatch):
     torch.manual_seed(0)
     layer, x = ConvLSTM2d(3, 32, 5, 2), torch.randn(2, 3, 4, 112, 112)
     used = []
-    add_to = winograd.Winograd.add_to
-    monkeypatch.setattr(winograd.Winograd, 'add_to', lambda *a, **k: used.append(1) or add_to(*a, **k))
+    add_to = minimal_filtering.MinimalFilter.add_to
+    monkeypatch.setattr(minimal_filtering.MinimalFilter, 'add_to', lambda *a, **k: used.append(1) or add_to(*a, **k))
     found = []
     for enabled in (True, False):
-        monkeypatch.setattr(winograd, 'ENABLED', enabled)
+        if not enabled:
+            monkeypatch.setattr(minimal_filtering, 'choose', lambda *args: None)
         y, _ = layer(x)
         found.append([y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))])
         assert len(used) == 3  # every step but the first, the first time only

@@ -28,13 +28,12 @@ from tconv_mmaction.layers import (
 )
 from tconv_mmaction.layers.multi_branch_conv3d import TemporalBranch
 from tconv_mmaction.maths.temporal_basis import (
-    BasisRule,
     analysis_matrix,
     apply_in_time,
     cosine_basis,
-    over_pixels,
     synthesis_matrix,
 )
+from tconv_mmaction.ops.conv3d.basis_rule import BasisRule, basis_for, multiply_in_time, over_pixels
 
 INF = float('inf')
 ETAS = (1, 2., 4, INF)
@@ -86,7 +85,7 @@ def test_apply_in_time_against_einsum(shape, area):
     tensor = torch.randn(4, 3, shape[1], *area, dtype=torch.float64)
     expected = torch.einsum('st,oithw->oishw', matrix, tensor)
     torch.testing.assert_close(apply_in_time(matrix, tensor), expected)
-    torch.testing.assert_close(apply_in_time(over_pixels(matrix, area[0] * area[1], 12), tensor), expected)
+    torch.testing.assert_close(multiply_in_time(over_pixels(matrix, area[0] * area[1], 12), tensor), expected)
 
 
 # -- the layer against naive loops --------------------------------------------------------------------------------
@@ -548,7 +547,7 @@ def test_autocast_computes_the_kernel_in_float32():
 
 def test_dtype_moves_keep_the_basis_exact():
     layer = MultiBranchConv3d(2, 3, (5, 1, 1)).half().double()
-    torch.testing.assert_close(layer.branches[2].basis, synthesis_matrix(5, 2.), atol=0, rtol=0)
+    torch.testing.assert_close(basis_for(5, 2., layer.branches[2].weight), synthesis_matrix(5, 2.), atol=0, rtol=0)
     assert MultiBranchConv3d(2, 3, 3).half().branch_kernel(1).dtype == torch.float16
     assert not any('basis' in key for key in layer.state_dict())
 

@@ -29,29 +29,34 @@ class _Together(torch.autograd.Function):
     def forward(ctx, size, *parameters):
         each = len(parameters) // 4  # all layers' scale, all layers' rotate, ...
         ctx.filters = [scale.shape[1] for scale in parameters[:each]]
-        together = [torch.cat(parameters[i:i + each], 1) for i in range(0, 4 * each, each)]
-        ctx.rule, ctx.weight = AffineRule(), together[0].new_empty(1, 1, 1, size, size)
-        transforms = ctx.rule.transforms(ctx.weight, *together)
+        # Copies, and not saved by save_for_backward: if a layer's parameters are changed before it runs, it does not
+        # take what it is lent, and the others' gradients are still those of the values that were used.
+        ctx.values = [torch.cat(parameters[i:i + each], 1) for i in range(0, 4 * each, each)]
+        ctx.parameters, ctx.versions = parameters, [p._version for p in parameters]
+        ctx.rule, ctx.weight = AffineRule(), ctx.values[0].new_empty(1, 1, 1, size, size)
+        transforms = ctx.rule.transforms(ctx.weight, *ctx.values)
         ctx.set_materialize_grads(False)  # a layer that was left out gets no gradients, not zeros
-        ctx.save_for_backward(*parameters)
         return transforms.split(ctx.filters)
 
     @staticmethod
     def backward(ctx, *grads):
-        parameters = ctx.saved_tensors
         each = len(grads)
         if leave_to_autograd(*grads):
+            used = [i for i, grad in enumerate(grads) if grad is not None]
+            if any(p._version != version for i in used
+                   for p, version in zip(ctx.parameters[i::each], ctx.versions[i::each])):
+                raise RuntimeError('A temporal parameter was modified by an inplace operation between the forward pass '
+                                   'and a backward pass that is to be differentiated again.')
             size = (ctx.weight.shape[-1], ) * 2
 
             def reference(*values: Tensor) -> List[Tensor]:
                 return [slice_transforms(affine_matrix(*values[i::each]), size).flatten(1, 2) for i in range(each)]
 
-            return None, *gradients_by_autograd(reference, parameters, grads, ctx.needs_input_grad[1:])
+            return None, *gradients_by_autograd(reference, ctx.parameters, grads, ctx.needs_input_grad[1:])
         shape = ctx.rule.products.shape[1:]
-        given = [parameters[0].new_zeros(filters, *shape).flatten(1, 2) if grad is None else grad
+        given = [ctx.weight.new_zeros(filters, *shape).flatten(1, 2) if grad is None else grad
                  for filters, grad in zip(ctx.filters, grads)]
-        together = [torch.cat(parameters[i:i + each], 1) for i in range(0, 4 * each, each)]
-        found = ctx.rule.transform_gradients(torch.cat(given)[:, ctx.rule.fixed:], ctx.weight, *together)
+        found = ctx.rule.transform_gradients(torch.cat(given)[:, ctx.rule.fixed:], ctx.weight, *ctx.values)
         parts = (part for of_all in found for part in of_all.split(ctx.filters, 1))
         return None, *(None if grad is None else part for part, grad in zip(parts, grads * 4))
 

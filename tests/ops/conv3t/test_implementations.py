@@ -4,10 +4,15 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from layers.test_conv3t import GOLDEN, generic_layer, golden_layer
 from torch import nn
 
-from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, factored_conv3t, kernel_cache, packed_conv, winograd
+from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T
+from tconv_mmaction.ops import explain, kept_kernel, onednn, use
+from tconv_mmaction.ops.conv3d import minimal_filtering, single_clip
+from tconv_mmaction.ops.conv3t import factored, implementations
+from tconv_mmaction.ops.geometry import Geometry
 
 
 def run(layer, evaluation, x, grad):
@@ -53,7 +58,7 @@ def test_factored_equals_kernel(arguments, kernel_size):
 @pytest.mark.parametrize('groups', [1, 2])
 @pytest.mark.parametrize('which', ['clip', 'parameters', 'weight', 'rotate', 'clip rotate'])
 def test_factored_with_some_gradients_only(groups, which, keep, monkeypatch):
-    monkeypatch.setattr(factored_conv3t, 'KEEP_ELEMENTS', keep)
+    monkeypatch.setattr(factored, 'KEEP_ELEMENTS', keep)
     layer = generic_layer(4, 6, 3, padding=1, groups=groups).requires_grad_(which == 'parameters')
     for name in set(which.split()) - {'clip', 'parameters'}:
         getattr(layer, name).requires_grad_()
@@ -72,8 +77,8 @@ def test_factored_with_some_gradients_only(groups, which, keep, monkeypatch):
 @pytest.mark.parametrize('chunk, keep', [(1, 1), (1, 1 << 24), (1 << 12, 1), (1 << 24, 1 << 24)])
 def test_chunks_do_not_change_the_result(chunk, keep, monkeypatch):
     """Clip by clip or all at once, U kept or recomputed."""
-    monkeypatch.setattr(factored_conv3t, 'CHUNK_ELEMENTS', chunk)
-    monkeypatch.setattr(factored_conv3t, 'KEEP_ELEMENTS', keep)
+    monkeypatch.setattr(factored, 'CHUNK_ELEMENTS', chunk)
+    monkeypatch.setattr(factored, 'KEEP_ELEMENTS', keep)
     layer = generic_layer(3, 4, 3, padding=1)
     x = torch.randn(5, 3, 4, 6, 7, dtype=torch.float64)
     for got, want in zip(run(layer, 'factored', x, None), run(layer, 'kernel', x, None)):
@@ -87,23 +92,28 @@ def test_factored_in_float32_and_under_autocast():
     layer.evaluation = 'factored'
     torch.testing.assert_close(layer(x).double(), exact, rtol=1e-5, atol=1e-5 * exact.abs().max().item())
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        y = layer(x)
+        y = layer(x)  # by PyTorch's convolution, which autocast knows
+        assert explain(layer, x)['factored'] == 'autocast is on'
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.double(), exact, rtol=0.01, atol=0.01)
+    assert (y.double() - exact).abs().max() < 0.02 * exact.abs().max()
 
 
-def test_factored_gradcheck_and_second_derivative_refused():
+def test_factored_gradcheck_and_second_derivatives():
     layer = generic_layer(2, 2, (3, 2, 3), stride=(1, 2, 1), padding=1, evaluation='factored')
     x = torch.randn(1, 2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     names, values = zip(*layer.named_parameters())
     assert torch.autograd.gradcheck(
         lambda x, *values: torch.func.functional_call(layer, dict(zip(names, values)), x), (x, *values))
-    grad, = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match='once_differentiable'):
-        grad.sum().backward()
-    layer.evaluation = 'kernel'  # which has second derivatives
-    grad, = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    grad.sum().backward()
+    found = []
+    for name in ('factored', 'reference'):
+        with use(name):
+            y = layer(x)
+        grad, = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), [x, *layer.parameters()], allow_unused=True))
+    for got, want in zip(*found):
+        assert (got is None) == (want is None)
+        if got is not None:
+            torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 
 class FakeCpu:
@@ -114,31 +124,38 @@ class FakeCpu:
         self.device = torch.device('cpu')
 
 
+def prefers(layer, x):
+    geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
+    return implementations._prefers_factored(layer, x, geometry)
+
+
 def test_auto_follows_its_documented_rule(monkeypatch):
     x = torch.randn(1, 512, 8, 4, 4)  # 128 positions
     layer = Conv3T(512, 4, 3, padding=1)
-    assert layer.prefers_factored(x) and layer.prefers_factored(x[:, :, :1]) and layer.eval().prefers_factored(x)
+    assert prefers(layer, x) and prefers(layer, x[:, :, :1]) and prefers(layer.eval(), x)
     with torch.no_grad():
-        assert layer.prefers_factored(x) and not layer.prefers_factored(x[:, :, :7])
+        assert prefers(layer, x) and not prefers(layer, x[:, :, :7])
     small = Conv3T(256, 4, 3)
-    assert small.prefers_factored(x[:, :256])
-    assert Conv3T(129, 4, 3).prefers_factored(x[:, :129]) and not Conv3T(128, 4, 3).prefers_factored(x[:, :128])
-    limit = (1 << 23) // (64 * 9)  # positions of one clip at 64 output channels
+    assert prefers(small, x[:, :256])
+    assert prefers(Conv3T(129, 4, 3), x[:, :129]) and not prefers(Conv3T(128, 4, 3), x[:, :128])
+    limit = (1 << 23) // (64 * 9)  # positions of one clip at 64 output channels, however many clips there are
     wide, clips = Conv3T(200, 64, 3), torch.empty(3, 200, 1, 1, limit + 1, device='meta')
-    for batch in (clips, clips[0]):  # however many clips there are
-        assert not wide.prefers_factored(FakeCpu(batch)) and wide.prefers_factored(FakeCpu(batch[..., 1:]))
+    assert not prefers(wide, FakeCpu(clips)) and prefers(wide, FakeCpu(clips[..., 1:]))
     square = Conv3T(256, 256, 3, padding=1)  # where products are saved along time, 30 * 256^2 elements are the limit
     few, many = torch.empty(2, 256, 4, 14, 14, device='meta'), torch.empty(2, 256, 8, 14, 14, device='meta')
-    assert square.prefers_factored(FakeCpu(few)) and not square.prefers_factored(FakeCpu(many))
-    monkeypatch.setattr(winograd, 'ENABLED', False)
-    assert square.prefers_factored(FakeCpu(many))
+    assert prefers(square, FakeCpu(few)) and not prefers(square, FakeCpu(many))
+    with monkeypatch.context() as patch:
+        patch.setattr(minimal_filtering, 'choose', lambda *args: None)
+        assert prefers(square, FakeCpu(many))
     with torch.no_grad():
-        assert not small.eval().prefers_factored(x[:, :256])
-    for other in (Conv3T(512, 4, 3, stride=2), Conv3T(512, 4, 7, padding=3), Conv3T(512, 4, (1, 3, 3)),
-                  Conv3T(512, 8, 3, groups=8)):
-        assert not other.prefers_factored(x)
+        assert not prefers(small.eval(), x[:, :256])
+    for other in (Conv3T(512, 4, 3, stride=2), Conv3T(512, 4, 7, padding=3), Conv3T(512, 8, 3, groups=8)):
+        assert not prefers(other, x)
+    assert explain(Conv3T(512, 4, (1, 3, 3)), x)['factored'] == 'one slice is a plain convolution'
+    layer.train()
+    assert explain(layer, x)['factored'] == 'chosen'
     with torch.autocast('cpu'):
-        assert not layer.prefers_factored(x)
+        assert explain(layer, x)['factored'] == 'autocast is on'
     with pytest.raises(ValueError, match="evaluation must be 'auto', 'kernel' or 'factored', got 'fast'"):
         Conv3T(4, 4, 3, evaluation='fast')
 
@@ -182,7 +199,7 @@ def test_the_kept_kernel_follows_every_change(change):
     layer = change(layer)
     with torch.no_grad():
         x = x.to(layer.weight.dtype)
-        assert torch.equal(layer(x), layer.convolve(x, layer.kernel(), layer.bias))
+        assert torch.equal(layer(x), F.conv3d(x, layer.kernel(), layer.bias))
 
 
 def test_the_kernel_is_built_once_in_eval_mode(monkeypatch):
@@ -194,9 +211,11 @@ def test_the_kernel_is_built_once_in_eval_mode(monkeypatch):
         layer(x)
         layer(x)
     assert len(built) == 1
-    layer.train()(x)
     layer.eval()(x).sum().backward()  # gradients wanted: a kept kernel has none to give
-    assert len(built) == 3 and all(p.grad is not None for p in layer.parameters())
+    assert len(built) == 1 and all(p.grad is not None for p in layer.parameters())
+    with torch.no_grad():
+        layer.eval()(x)
+    assert len(built) == 2  # eval() drops it: an edit that nothing counts may have come before
     assert set(layer.state_dict()) == {'weight', 'bias', *TEMPORAL_PARAMETERS}
 
 
@@ -204,18 +223,20 @@ def test_the_kernel_is_built_once_in_eval_mode(monkeypatch):
 def test_the_fingerprint_of_a_large_parameter_sees_every_kind_of_edit(dtype):
     torch.manual_seed(0)
     weight = torch.randn(64, 256, 1, 3, 3).to(dtype)
-    assert weight.numel() > kernel_cache.COPY_ELEMENTS
+    assert weight.numel() > kept_kernel.COPY_ELEMENTS
 
-    def same(other):
-        return kernel_cache._same(kernel_cache.fingerprint(weight), kernel_cache.fingerprint(other))
+    def same(other):  # in its values; which tensor it is and its version are compared as well
+        return kept_kernel._same(kept_kernel.fingerprint(weight)[1:], kept_kernel.fingerprint(other)[1:])
 
     assert same(weight.clone())
     ulp = weight.clone()
     ulp.view(-1)[12345] = torch.nextafter(ulp.view(-1)[12345], torch.tensor(9., dtype=dtype))
+    swapped = weight.clone()  # two inputs of one filter change places: the sum over its bits stays
+    swapped[5, [3, 4]] = weight[5, [4, 3]]
     sign = weight.clone()
     sign.view(-1)[7].neg_()
     for other in (ulp, sign, weight.flip(0), weight.flip(1), weight.flip(-1), -weight, weight.roll(1, 1),
-                  weight.transpose(-1, -2).contiguous(), weight.double() if dtype != torch.float64 else weight.float()):
+                  weight.transpose(-1, -2).contiguous(), swapped):
         assert not same(other)
 
 
@@ -226,8 +247,9 @@ def test_a_packed_kernel_computes_the_same(arguments, monkeypatch):
     layer = generic_layer(32, 64, 3, **arguments).float().eval()
     exact = copy.deepcopy(layer).double()
     calls = []
-    packed_conv3d = packed_conv.packed_conv3d
-    monkeypatch.setattr(packed_conv, 'packed_conv3d', lambda *a: calls.append(1) or packed_conv3d(*a))
+    packed_conv3d = onednn.packed_conv3d
+    onednn.has_packed()
+    monkeypatch.setattr(onednn, 'packed_conv3d', lambda *a: calls.append(1) or packed_conv3d(*a))
     clips = [torch.randn(2, 32, 3, 4, 4), torch.randn(1, 32, 5, 3, 6), torch.randn(3, 32, 3, 4, 4)]
 
     def check():
@@ -239,30 +261,43 @@ def test_a_packed_kernel_computes_the_same(arguments, monkeypatch):
             torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=2e-6 * want.abs().max().item())
 
     check()
-    assert len(calls) == 1 + len(clips)  # one to see whether it works
+    assert len(calls) == 2 * len(clips)  # one of each pair to see whether it works for that size
+    check()
+    assert len(calls) == 3 * len(clips)
     x = clips[0].clone().requires_grad_()
     layer.requires_grad_(False)(x).sum().backward()
-    assert len(calls) == 1 + len(clips) and x.grad.abs().sum() > 0
+    assert len(calls) == 3 * len(clips) and x.grad.abs().sum() > 0
     with torch.no_grad():
         for changed in (layer, exact):
             changed.rotate.add_(0.25)
     check()
-    monkeypatch.setattr(packed_conv, 'pack', lambda *a: None)  # a build without the operators
+    monkeypatch.setattr(onednn, 'packed_if_right', lambda *a: None)  # a build that computes something else
     layer.eval()
     check()
 
 
 def test_when_a_kernel_is_packed():
-    x, plain = torch.randn(2, 64, 2, 4, 4), (1, 1, 1)
-    large, even = (64, 64, 3, 3, 3), (64, 64, 1, 2, 1)  # the second weighs what goes in and out
+    x = torch.randn(2, 64, 2, 4, 4)
+    one, two = Geometry((1, 1, 1), (1, 1, 1), (1, 1, 1)), Geometry((1, 2, 2), (1, 1, 1), (1, 1, 1))
+    even = (64, 64, 1, 2, 1)  # weighs what goes in and out
+    assert onednn.prefers_packed(x, (64, 64, 3, 3, 3), one)
+    assert not onednn.prefers_packed(x, even, one) and onednn.prefers_packed(x, even, two)
+    layer = Conv3T(64, 64, 3, padding=1).eval()
+
+    def reason(x):
+        return explain(layer, x)['packed_kernel']
+
     with torch.no_grad():
-        assert packed_conv.pays(x, large, plain, 1)
-        assert not packed_conv.pays(x, even, plain, 1) and packed_conv.pays(x, even, (1, 2, 2), 1)
-        one = torch.randn(1, 64, 8, 20, 20)  # a single clip that PyTorch keeps from oneDNN
-        assert packed_conv.pays(one, large, plain, 1) and not packed_conv.pays(one, large, plain, 2)
-        assert not packed_conv.pays(torch.cat([one, one]), large, plain, 1)
-        for other in (x.double(), x[0], x[:0], x.to('meta')):
-            assert not packed_conv.pays(other, large, plain, 1)
+        assert reason(x) == 'chosen'
+        clip = torch.randn(1, 64, 8, 20, 20)  # a single clip that PyTorch keeps from oneDNN
+        assert single_clip.is_left_out(clip, (64, 64, 3, 3, 3), 1) and reason(clip) == 'chosen'
+        assert reason(torch.cat([clip, clip])) == 'not the fastest here'
+        assert reason(x[:0]) == 'the input is empty'
         with torch.autocast('cpu'):
-            assert not packed_conv.pays(x, large, plain, 1)
-    assert not packed_conv.pays(x, large, plain, 1)  # a graph is wanted
+            assert reason(x) == 'autocast is on'
+        layer.train()
+        assert reason(x) == 'kernels are kept in eval mode only'
+    assert reason(x) == 'kernels are kept in eval mode only'
+    layer.eval()
+    assert reason(x) == 'gradients of parameters are wanted'
+    assert 'gradients are wanted' == explain(layer.requires_grad_(False), x.requires_grad_())['packed_kernel']

@@ -2,13 +2,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tconv_mmaction.ops.conv3t.slice_product import SliceRule
 
-from tconv_mmaction.layers import Conv3T, patch_products
-from tconv_mmaction.ops.conv3d.kernel_in_place import Workspace
+from tconv_mmaction.layers import Conv3T
+from tconv_mmaction.ops import explain, use
+from tconv_mmaction.ops.conv3t import slices_times_patches
 from tconv_mmaction.ops.conv3t.affine_slices import AffineRule
-from tconv_mmaction.ops.conv3t.slices_times_patches import patch_products_conv3d, pays
-from tconv_mmaction.ops.geometry import time_windows
+from tconv_mmaction.ops.conv3t.slice_rule import SliceRule, with_gain
+from tconv_mmaction.ops.conv3t.slices_times_patches import profitable, slices_times_patches_conv3d
+from tconv_mmaction.ops.geometry import Geometry, time_windows
 
 CASES = [  # input, out_channels, (kT, k), stride, padding, dilation
     ((2, 6, 4, 7, 6), 5, (3, 3), (2, 2, 2), (1, 1, 1), (1, 1, 1)),
@@ -26,12 +27,14 @@ def rule_and_parameters(kind, channels, out_channels, depth, size, dtype=torch.f
     weight = torch.randn(out_channels, channels, 1, size, size, dtype=dtype)
     if kind == 'affine':
         return AffineRule(), [weight, scale + 1, *moves]
+    if kind == 'gains':
+        return with_gain(AffineRule()), [weight, scale + 1, *moves, torch.randn(depth, out_channels, dtype=dtype)]
     transforms = torch.randn(out_channels, depth, size**2, size**2, dtype=dtype)
     transforms[:, 0] = torch.eye(size**2, dtype=dtype)
     return SliceRule(size**2), [weight.squeeze(2), transforms.flatten(1, 2)]
 
 
-@pytest.mark.parametrize('kind', ['affine', 'given'])
+@pytest.mark.parametrize('kind', ['affine', 'gains', 'given'])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize('case', range(len(CASES)))
 def test_equals_autograd(case, layout, kind):
@@ -43,7 +46,7 @@ def test_equals_autograd(case, layout, kind):
     for by_products in (True, False):
         leaves = [t.clone().requires_grad_() for t in (x, *parameters)]
         if by_products:
-            y = patch_products_conv3d(leaves[0], Workspace(), rule, *geometry, *leaves[1:])
+            y = slices_times_patches_conv3d(leaves[0], rule, Geometry(*geometry), *leaves[1:])
         else:
             y = F.conv3d(leaves[0], rule.differentiable(*leaves[1:]), None, *geometry)
         grads = torch.autograd.grad(y, leaves, torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y),
@@ -66,19 +69,19 @@ def test_in_float32_and_only_some_gradients():
     of_x = torch.nn.grad.conv3d_input(x.shape, exact, grad, *geometry)
     singles = [t.float() for t in (x, *parameters)]
     singles[0].requires_grad_()  # the clip's gradient alone
-    y = patch_products_conv3d(singles[0], Workspace(), AffineRule(), *geometry, *singles[1:])
+    y = slices_times_patches_conv3d(singles[0], AffineRule(), Geometry(*geometry), *singles[1:])
     y.backward(grad.float())
     torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(singles[0].grad.double(), of_x, rtol=1e-5, atol=1e-5)
     leaves = [t.float().requires_grad_() for t in parameters]  # the parameters' alone
-    patch_products_conv3d(x.float(), Workspace(), AffineRule(), *geometry, *leaves).backward(grad.float())
+    slices_times_patches_conv3d(x.float(), AffineRule(), Geometry(*geometry), *leaves).backward(grad.float())
     doubles = [t.clone().requires_grad_() for t in parameters]
     F.conv3d(x, AffineRule().differentiable(*doubles), None, *geometry).backward(grad)
     for got, expected in zip(leaves, doubles):
         torch.testing.assert_close(got.grad.double(), expected.grad, rtol=2e-5, atol=2e-5)
 
 
-def test_the_workspace_is_never_read_stale_and_second_derivatives(monkeypatch):
+def test_memory_is_never_read_stale_and_second_derivatives():
     """Two forward passes before a backward pass, backward twice; a gradient penalty."""
     torch.manual_seed(0)
     layer = Conv3T(12, 6, 3, stride=2, padding=1).double()
@@ -94,12 +97,12 @@ def test_the_workspace_is_never_read_stale_and_second_derivatives(monkeypatch):
                                    allow_unused=True)
 
     found = []
-    for answer in (False, True):
-        monkeypatch.setattr(patch_products, 'pays', lambda *a, answer=answer: answer)
-        losses = [layer(x).square().sum() for x in (a, b)]
-        found.append([*torch.autograd.grad(losses[0], parameters, retain_graph=True),
-                      *torch.autograd.grad(losses[1], parameters), *torch.autograd.grad(losses[0], parameters),
-                      *gradients(a), *gradients(a, twice=True)])
+    for name in ('reference', 'slices_times_patches'):
+        with use(name):
+            losses = [layer(x).square().sum() for x in (a, b)]
+            found.append([*torch.autograd.grad(losses[0], parameters, retain_graph=True),
+                          *torch.autograd.grad(losses[1], parameters), *torch.autograd.grad(losses[0], parameters),
+                          *gradients(a), *gradients(a, twice=True)])
     for without, with_it in zip(*found):
         assert (without is None) == (with_it is None)
         if with_it is not None:
@@ -118,41 +121,35 @@ def test_time_windows_are_those_of_a_loop(stride, padding, dilation, frames, dep
         assert list(zip(range(out_frames)[to], range(frames)[of])) == pairs
 
 
-def test_pays_with_large_kernels_and_few_positions(monkeypatch):
+def test_profitable_with_large_kernels_and_few_positions(monkeypatch):
     """The rule, and that the layer follows it."""
     strided = (2, 2, 2), (1, 1, 1), (1, 1, 1)
     kernel, x = (512, 256, 3, 3, 3), torch.empty(2, 256, 4, 14, 14)
-    monkeypatch.setattr(patch_products, 'has_onednn_products', lambda: True)
+    monkeypatch.setattr(slices_times_patches, 'has_products', lambda: True)
     for avx512 in (True, False):
-        monkeypatch.setattr(patch_products, 'has_avx512', lambda answer=avx512: answer)
-        assert pays(x, kernel, *strided) and not pays(x.double(), kernel, *strided)
-        assert pays(x[:, :128], (256, 128, 3, 3, 3), *strided)
+        monkeypatch.setattr(slices_times_patches, 'has_avx512', lambda answer=avx512: answer)
+        assert profitable(x, kernel, *strided) and not profitable(x.double(), kernel, *strided)
+        assert profitable(x[:, :128], (256, 128, 3, 3, 3), *strided)
         half = torch.empty(2, 128, 4, 28, 28), (256, 128, 3, 3, 3), *strided  # 1128 numbers for each position
-        assert pays(*half) == (not avx512)
-        assert not pays(torch.empty(2, 64, 8, 56, 56), (128, 64, 3, 3, 3), *strided)
+        assert profitable(*half) == (not avx512)
+        assert not profitable(torch.empty(2, 64, 8, 56, 56), (128, 64, 3, 3, 3), *strided)
     many = torch.empty(64, 512, 2, 14, 14)
-    assert not pays(many, (4096, 512, 3, 3, 3), *strided)  # a large kernel, but patches of 29 MB
+    assert not profitable(many, (4096, 512, 3, 3, 3), *strided)  # a large kernel, but patches of 29 MB
     for size in ((1, 14, 14), (4, 1, 14)):
         nothing = torch.empty(2, 256, *size)
-        assert not pays(nothing, kernel, (2, 2, 2), (0, 0, 0), (1, 1, 1))
+        assert not profitable(nothing, kernel, (2, 2, 2), (0, 0, 0), (1, 1, 1))
         with pytest.raises(ValueError, match='an input of 1 '):
             Conv3T(256, 512, 3, 2)(nothing)
-    monkeypatch.setattr(patch_products, 'has_onednn_products', lambda: False)
-    assert not pays(x, kernel, *strided)
+    monkeypatch.setattr(slices_times_patches, 'has_products', lambda: False)
+    assert not profitable(x, kernel, *strided)
 
-    used = []
-    function = patch_products._PatchProducts.apply
-    monkeypatch.setattr(patch_products._PatchProducts, 'apply', lambda *a: used.append(1) or function(*a))
     clip = torch.randn(1, 12, 4, 6, 6)
     for answer in (True, False):
-        monkeypatch.setattr(patch_products, 'pays', lambda *a, answer=answer: answer)
-        for layer in (Conv3T(12, 6, 3, 2, 1), Conv3T(12, 6, 3, 2, 1, transform='free')):
-            used.clear()
-            layer(clip)
-            assert bool(used) == answer
-            used.clear()
+        monkeypatch.setattr(slices_times_patches, 'profitable', lambda *a, answer=answer: answer)
+        for options in (dict(), dict(transform='free'), dict(gain=True), dict(padding_mode='reflect')):
+            layer = Conv3T(12, 6, 3, 2, 1, **options)
+            assert (explain(layer, clip)['slices_times_patches'] == 'chosen') == answer
             with torch.no_grad():
-                layer.eval()(clip)
-            Conv3T(12, 6, 3, 2, 1, padding_mode='reflect')(clip)
-            Conv3T(24, 6, 3, 2, 1, groups=2)(torch.cat([clip, clip], 1))
-            assert not used
+                assert explain(layer, clip)['slices_times_patches'] == 'no gradients of parameters are wanted'
+        grouped = explain(Conv3T(24, 6, 3, 2, 1, groups=2), torch.cat([clip, clip], 1))
+        assert grouped['slices_times_patches'] == 'groups'
