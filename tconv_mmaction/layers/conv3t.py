@@ -8,7 +8,6 @@ import math
 from typing import Iterator, Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..maths.temporal_transform import affine_matrix, bounded, temporal_kernel
@@ -199,9 +198,7 @@ class Conv3T(ConvBase):
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
         """With another ``weight`` and ``bias``: what mmcv's ``efficient_conv_bn_eval`` asks of a convolution."""
-        clips, geometry = self.lay_out(x)
-        y = F.conv3d(clips, self._kernel_of(weight), bias, *geometry)
-        return y if x.dim() == 5 else y[0]
+        return self.convolve(x, self._kernel_of(weight), bias)
 
     def train(self, mode: bool = True):
         self._kept = Kept()

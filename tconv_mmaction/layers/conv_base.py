@@ -5,13 +5,14 @@ They are no subclasses of ``nn.Conv3d`` on purpose: code that meets one knows ``
 of a type it does not know it raises).
 """
 import contextlib
-from typing import Tuple, Union
+from typing import Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
 
+from ..ops.conv3d import single_clip
 from ..ops.geometry import Geometry
 
 
@@ -149,6 +150,12 @@ class ConvBase(nn.Module):
         flat = [p for pair in reversed(pads) for p in pair]  # F.pad counts from the last axis
         clips = F.pad(clips, flat, mode='constant' if self.padding_mode == 'zeros' else self.padding_mode)
         return clips, Geometry(self.stride, (0, 0, 0), self.dilation, self.groups)
+
+    def convolve(self, x: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
+        """``F.conv3d`` with this layer's stride, padding, dilation and groups: for layers that just make a kernel."""
+        clips, geometry = self.lay_out(x)
+        y = single_clip.conv3d(clips, kernel, bias, *geometry)
+        return y if x.dim() == 5 else y[0]
 
     def plain_conv(self, bias: bool) -> nn.Conv3d:
         """An uninitialised ``nn.Conv3d`` of the same shape, for ``switch_to_deploy``."""
