@@ -1,7 +1,7 @@
 """How a branch of a multi-branch layer may be convolved: a call is the branch, clips (N, I, T, H, W) and geometry.
 
-The branch is what has the free tensor ``weight``, its ``length`` and ``eta``, ``reference()``, the filter by the paper's
-equation, and ``made()``, the same in the fastest way.
+The branch is what has the free tensor ``weight``, its ``length`` and ``eta``, ``reference()``, the filter by the
+paper's equation, and ``made()``, the same in the fastest way.
 """
 import math
 from typing import Optional
