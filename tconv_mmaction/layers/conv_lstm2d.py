@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..maths.conv_lstm import Cell, State
 from ..ops.conv_lstm.implementations import CONV_LSTM
-from ..ops.dispatch import dispatch
+from ..ops.dispatch import Implementation, dispatch
 from .registry import register_layer
 
 # W_ih x does not depend on the state, so one convolution makes it for several steps; few large convolutions are
@@ -131,11 +131,11 @@ class ConvLSTM2d(nn.Module):
         self._check(x, None)
         yield '', CONV_LSTM, self._call(x.permute(2, 0, 1, 3, 4), None), ('auto', )
 
-    def _run(self, frames: Tensor, state: Optional[State],
-             after: Optional[Callable[[Tensor], Any]]) -> Tuple[Any, State]:
+    def _run(self, frames: Tensor, state: Optional[State], after: Optional[Callable[[Tensor], Any]],
+             implementation: Optional[Implementation] = None) -> Tuple[Any, State]:
         """``frames (T, N, C, H, W)``: outputs, a tensor (T, N, F, H', W') or a list of T of what ``after`` gives."""
         call = self._call(frames, state)
-        outputs, state = dispatch(CONV_LSTM, *call).run(*call)
+        outputs, state = (implementation or dispatch(CONV_LSTM, *call)).run(*call)
         return outputs if after is None else [after(h) for h in outputs.unbind()], state
 
     def unroll(self, x: Tensor, state: Optional[State] = None,
@@ -151,7 +151,9 @@ class ConvLSTM2d(nn.Module):
             return self._run(frames, state, after)
         parts = []
         for segment in frames.split(self.checkpoint_steps):
-            part, state = checkpoint(self._run, segment, state, after, use_reentrant=False)
+            # chosen now: the backward pass, which does the same again, may be outside of what asked for it (ops.use)
+            chosen = dispatch(CONV_LSTM, *self._call(segment, state))
+            part, state = checkpoint(self._run, segment, state, after, chosen, use_reentrant=False)
             parts.append(part)
         return torch.cat(parts) if after is None else [y for part in parts for y in part], state
 

@@ -3,7 +3,7 @@ import copy
 import warnings
 from typing import Dict
 
-from torch import nn
+from torch import Tensor, nn
 
 # what these hooks do is in the parameters that a kernel was computed from
 _FUSED_HOOKS = ('torch.nn.utils.prune', 'torch.nn.utils.spectral_norm', 'torch.nn.utils.weight_norm')
@@ -55,4 +55,7 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
     >>> [type(layer).__name__ for layer in switch_to_deploy(network)]
     ['Conv3d', 'ReLU']
     """
-    return _replace(copy.deepcopy(model), {})
+    # Tensors that pruning and weight norms have computed in a forward pass are no leaves, which deepcopy refuses.
+    computed = {id(value): value.detach().clone() for module in model.modules() for value in vars(module).values()
+                if isinstance(value, Tensor) and not value.is_leaf}
+    return _replace(copy.deepcopy(model, computed), {})

@@ -51,16 +51,20 @@ class TemporalBranch(nn.Module):
         with without_autocast(self.weight.device):
             return apply_in_time(matrix, self.weight.to(dtype)).to(self.weight.dtype)
 
-    def forward(self) -> Tensor:
-        """The filter ``(O, I/groups, length, kH, kW)``; computed in float32 or better, also under autocast."""
+    def made(self) -> Tensor:
+        """The filter in the fastest way."""
         if not eager():
             return self.reference()
         with without_autocast(self.weight.device):
             return made_filter(self)
 
-    def convolve(self, x: Tensor, geometry: Geometry) -> Tensor:
-        """``F.conv3d`` of ``x (N, I, T, H, W)`` with the filter."""
-        return dispatch(CONV3D, self, x, geometry).run(self, x, geometry)
+    def forward(self, x: Optional[Tensor] = None, geometry: Optional[Geometry] = None) -> Tensor:
+        """The filter ``(O, I/groups, length, kH, kW)``; computed in float32 or better, also under autocast.
+
+        With ``x (N, I, T, H, W)`` and the geometry of a convolution: ``F.conv3d`` of x with the filter. The layer calls
+        it so, and not by another method, because pruning and old weight norms put the weight in place in hooks.
+        """
+        return self.made() if x is None else dispatch(CONV3D, self, x, geometry).run(self, x, geometry)
 
     def extra_repr(self) -> str:
         return f'length={self.length}, eta={self.eta:g}, weight={tuple(self.weight.shape)}'
@@ -190,7 +194,7 @@ class MultiBranchConv3d(NoSingleWeight, ConvBase):
             raise ValueError(f'MultiBranchConv3d has batch norms, which need (N, C, T, H, W); got {tuple(x.shape)}.')
         out = None
         for i, frames, geometry in self._branch_calls(x if x.dim() == 5 else x[None]):
-            y = self.branches[i].convolve(frames, geometry)
+            y = self.branches[i](frames, geometry)
             if self.has_norm:
                 y = self.norms[i](y)
             out = y if out is None else out + y

@@ -54,7 +54,7 @@ def requested() -> str:
     """The name that :func:`use` or the environment variable TCONV_OPS asks for; 'auto' by default."""
     name = _requested.get()
     if name is None:
-        name = os.environ.get('TCONV_OPS', AUTO)
+        name = os.environ.get('TCONV_OPS') or AUTO
         if name not in (AUTO, REFERENCE):
             _checked(name, 'TCONV_OPS')
     return name
@@ -65,7 +65,8 @@ def use(name: str) -> Iterator[None]:
     """Within it, layers of the calling thread are computed by the implementation of that name.
 
     Calls that it does not support, and operators that have none of that name, take the reference; :func:`explain` says
-    which and why. 'auto' is the usual choice. For a whole process, set the environment variable TCONV_OPS.
+    which and why. 'auto' is the usual choice. For a whole process, set the environment variable TCONV_OPS. A part of a
+    network that is checkpointed runs again in the backward pass, which then has to be within it as well.
 
     Raises:
         ValueError: if no operator has an implementation of that name.

@@ -34,12 +34,14 @@ def fingerprint(parameter: Tensor) -> tuple:
     places. On accelerators a comparison would stop the stream; there layers also drop their kernel whenever ``train()``
     or ``eval()`` is called, as every test loop does after such a swap.
     """
-    known = id(parameter), parameter._version, parameter.data_ptr(), parameter.device, parameter.dtype, parameter.shape
+    # the parameter itself, not its id: that of one which is gone may be another's
+    known = (parameter, parameter._version, parameter.data_ptr(), parameter.device, parameter.dtype, parameter.shape)
     if parameter.device.type != 'cpu':
         return known,
     values = parameter.detach()
     rows = values.flatten(1) if values.dim() > 1 else values[None]
-    if (values.numel() <= COPY_ELEMENTS or rows.shape[1] * rows.element_size() % 8 or not rows.is_contiguous()
+    words = rows.shape[1] * rows.element_size() % 8 == 0 == rows.storage_offset() * rows.element_size() % 8
+    if (values.numel() <= COPY_ELEMENTS or not words or not rows.is_contiguous()
             or not values.dtype.is_floating_point or values.element_size() < 4):
         return known, values.clone()
     size, dtype = rows.shape[1], rows.dtype
@@ -50,8 +52,9 @@ def fingerprint(parameter: Tensor) -> tuple:
 
 
 def _same(now: tuple, seen: tuple) -> bool:
-    return len(now) == len(seen) and all(
-        a.shape == b.shape and torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(now, seen))
+    (parameter, *known), (other, *before) = now[0], seen[0]
+    return (parameter is other and known == before and len(now) == len(seen)
+            and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(now[1:], seen[1:])))
 
 
 def kept_form(layer: nn.Module, parameters: Sequence[Tensor], key: Hashable, build: Callable[[], Any]) -> Any:

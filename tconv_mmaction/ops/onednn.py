@@ -60,7 +60,7 @@ def packed_conv3d(x: Tensor, packed: Tensor, stride: Triple, padding: Triple, di
 @functools.cache
 def has_packed() -> bool:
     """Whether this build has the operators for packed kernels."""
-    x = torch.ones(1, 1, 1, 1, 1, device='cpu')
+    x = torch.ones(1, 1, 1, 1, 1, dtype=torch.float32, device='cpu')
     ones = (1, 1, 1)
     try:
         with torch.inference_mode(False), torch.no_grad():

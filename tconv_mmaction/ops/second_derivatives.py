@@ -1,8 +1,10 @@
 """Derivatives of functions with a written-out backward pass, where that does not do: by autograd, from the reference.
 
-A backward pass runs with gradients enabled if its result is to be differentiated again (``create_graph=True``), and
-under torch.func's vmap if gradients come in batches (``is_grads_batched=True``). Both are left to autograd.
+A backward pass runs with gradients enabled if its result is to be differentiated again (``create_graph=True``), with
+batched tensors if gradients come in batches (``is_grads_batched=True``), and may be called where autocast is on, which
+would round the products in it. All three are left to autograd.
 """
+import contextlib
 from typing import Callable, Optional, Sequence, Tuple
 
 import torch
@@ -14,7 +16,12 @@ from .conditions import context_refusal
 def leave_to_autograd(*grads: Optional[Tensor]) -> bool:
     """Whether a written-out backward pass must leave this call to :func:`gradients_by_autograd`."""
     return (torch.is_grad_enabled() or context_refusal() is not None
-            or any(grad is not None and type(grad) is not Tensor for grad in grads))
+            or any(grad is not None and _is_special(grad) for grad in grads))
+
+
+def _is_special(grad: Tensor) -> bool:
+    return (type(grad) is not Tensor or torch._C._functorch.is_legacy_batchedtensor(grad)
+            or torch.is_autocast_enabled(grad.device.type))
 
 
 def gradients_by_autograd(function: Callable, inputs: Sequence[Optional[Tensor]], grads: Sequence[Optional[Tensor]],
@@ -31,7 +38,11 @@ def gradients_by_autograd(function: Callable, inputs: Sequence[Optional[Tensor]]
         A gradient for each input, None where it is not wanted.
     """
     again = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        for device in {grad.device.type for grad in grads if grad is not None}:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
         # Never from the saved tensors themselves: if one of them depends on another, as in a layer that is used twice,
         # autograd would count the path between them, which is not part of this function.
         aliases = [t if t is None else t.view_as(t) for t in inputs]

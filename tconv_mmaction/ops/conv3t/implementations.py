@@ -190,7 +190,7 @@ def _prefers_packed(layer, x: Tensor, geometry: Geometry) -> bool:
 
 
 def _run_packed(layer, x: Tensor, geometry: Geometry) -> Tensor:
-    packed = kept_form(layer, layer.kernel_tensors(), ('packed', tuple(x.shape)),
+    packed = kept_form(layer, layer.kernel_tensors(), ('packed', tuple(x.shape), geometry),
                        lambda: onednn.packed_if_right(layer.kernel(), x.detach(), *geometry))
     if packed is None:
         return F.conv3d(x, _kept(layer), layer.bias, *geometry)
