@@ -1,6 +1,5 @@
 """The report page: its numbers are the methods', its HTML is sound whatever the names, and it works in a browser."""
 import base64
-import importlib.util
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 import torch
 from helpers.headless_chromium import Chromium, find_chromium
 from helpers.paths import ROOT
+from helpers.scripts import load_script
+from helpers.videos import moving_square, write_film
 from mmengine.config import Config
 from torch import nn
 
@@ -57,16 +58,8 @@ test_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSa
 
 def film(path, frames=16, size=(48, 64), grey=False):
     """A bright square that moves right over a dark gradient."""
-    code = cv2.VideoWriter_fourcc(*('FFV1' if grey else 'mp4v'))
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, 10, size[::-1], not grey)
-    side = min(size) // 4
-    for t in range(frames):
-        image = np.tile(np.linspace(0, 90, size[1], dtype=np.uint8), (size[0], 1))[..., None].repeat(3, 2)
-        x = 2 * t % (size[1] - side)
-        image[size[0] // 2 - side:size[0] // 2, x:x + side] = (40, 120, 250)
-        writer.write(image[..., 2] if grey else image)
-    writer.release()
-    return str(path)
+    images = moving_square(frames, size, min(size) // 4, brightest=90)
+    return str(write_film(Path(path), images[..., 2] if grey else images, 'FFV1' if grey else 'mp4v'))
 
 
 @pytest.fixture(scope='module')
@@ -96,12 +89,9 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture
-def report(project, monkeypatch):
+def report(project):
     """``report(arguments)`` runs the tool on the 3T model and returns its exit code."""
-    monkeypatch.syspath_prepend(str(TOOLS))
-    spec = importlib.util.spec_from_file_location('analysis_tool_report', TOOLS / 'report.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script('tools/analysis/report.py')
 
     def run(*arguments):
         return module.main([str(argument) for argument in (project / 'three.py', project / 'three.pth', *arguments,

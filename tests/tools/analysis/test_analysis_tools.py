@@ -1,5 +1,4 @@
 """The tools of tools/analysis that look at clips, run as their users do: config, checkpoint, video files."""
-import importlib.util
 
 import cv2
 import numpy as np
@@ -7,6 +6,8 @@ import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
+from helpers.videos import moving_square, write_film
 from mmaction.apis import inference_recognizer
 from mmengine.config import Config
 
@@ -65,14 +66,7 @@ test_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSa
 
 def film(path, frames=20, size=(48, 64), start=0):
     """A bright square that moves right over a dark gradient."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10, size[::-1])
-    for t in range(frames):
-        image = np.tile(np.arange(size[1], dtype=np.uint8), (size[0], 1))[..., None].repeat(3, 2)
-        x = (start + 2 * t) % (size[1] - 10)
-        image[size[0] // 2 - 5:size[0] // 2 + 5, x:x + 10] = (40, 120, 250)
-        writer.write(image)
-    writer.release()
-    return str(path)
+    return str(write_film(path, moving_square(frames, size, start=start, brightest=size[1] - 1)))
 
 
 @torch.no_grad()
@@ -107,14 +101,9 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-
+def tool():
     def run(name, *arguments):
-        spec = importlib.util.spec_from_file_location(f'analysis_tool_{name}', TOOLS / f'{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.main([str(argument) for argument in arguments])
+        return load_script(f'tools/analysis/{name}.py').main([str(argument) for argument in arguments])
     return run
 
 
