@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 
 from .. import compat
 from ..compat.requirements import MMCV_LITE, version_of
+from ..ops.available import available
+from ..ops.dispatch import requested
 from ..version import __version__
 
 _NAMES = ('torch', 'torchvision', 'mmaction2', 'mmengine', 'mmcv', 'mmcv-lite', 'decord', 'opencv-python',
@@ -98,6 +100,10 @@ def main() -> int:
     for part in compat.report():
         issue = f' ({part.issue})' if part.issue else ''
         print(f'  {part.name:<13} {"applied" if part.applied else "nothing to do"}: {part.detail}{issue}')
+    print(f'\nways to compute layers here, the first choice first (TCONV_OPS={requested()})')
+    for operator, implementations in available().items():
+        print(f'  {operator}: ' + ', '.join(name if why is None else f'{name} (not here: {why})'
+                                            for name, why in implementations.items()))
     found = problems()
     for what, fix in found:
         print(f'\nDOES NOT FIT: {what}\n  fix: {fix}')

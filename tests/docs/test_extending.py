@@ -91,3 +91,32 @@ def test_2d_weights_start_it_as_the_2d_network(example, tmp_path):
     clip = torch.randn(1, 3, 4, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(ours(clip), flat(clip), rtol=1e-4, atol=1e-4)
+
+
+def test_an_implementation_is_one_file_and_one_line(example, monkeypatch):
+    """The page's implementation, at the head of the tuple: it is chosen where it fits and gives the reference's numbers."""
+    from tconv_mmaction import ops
+    from tconv_mmaction.layers import Conv3T, conv3t
+    from tconv_mmaction.ops.dispatch import OPERATORS, operator
+
+    namespace = {}
+    code, = (b.code for b in blocks('python') if b.page == 'docs/extending.md' and b.code.startswith('# one_frame.py'))
+    exec(compile(code, 'one_frame.py', 'exec'), namespace)
+    monkeypatch.setitem(OPERATORS, 'Conv3T', OPERATORS['Conv3T'])  # put back afterwards
+    monkeypatch.setattr(conv3t, 'CONV3T', operator('Conv3T', namespace['ONE_FRAME'], *conv3t.CONV3T))
+
+    torch.manual_seed(0)
+    layer = Conv3T(4, 6, 3, stride=(1, 2, 1), padding=1, motion_std=(.5, .3, .1)).double()
+    frame, clip = (torch.randn(2, 4, frames, 6, 5, dtype=torch.float64, requires_grad=True) for frames in (1, 3))
+    assert ops.explain(layer, frame)['one_frame'] == 'chosen'
+    assert ops.explain(layer, clip)['one_frame'] == 'not one frame under the middle slice'
+    found = []
+    for name in ('auto', 'one_frame', 'reference'):
+        with ops.use(name):
+            assert (ops.explain(layer, frame)['reference'] == 'chosen') == (name == 'reference')
+            y = layer(frame)
+        leaves = [frame, *layer.parameters()]
+        found.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    for got in found[:2]:
+        for one, other in zip(got, found[2]):
+            torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)

@@ -2,18 +2,21 @@
 
     python tools/benchmarks/evaluation_paths.py --out-dir docs/benchmarks
 
-Forward and backward of one 3x3x3 layer at stride 1, with its 3D kernel ('kernel', the peer) and without ('factored'),
-at shapes around the limits of ``Conv3T.prefers_factored``, whose ``positions`` are N*T*H*W of the input. ``auto`` is
+Forward and backward of one 3x3x3 layer at stride 1, with its 3D kernel ('kernel', the peer: the fastest of the ways that make it) and without ('factored'),
+at shapes around the limits of its rule (``ops/conv3t/implementations.py``), whose ``positions`` are N*T*H*W of the input. ``auto`` is
 what 'auto' takes there, and ``auto_is`` whether that was the faster of the two, the slower, or even, where 1 is within
 the ratio's quartiles.
 """
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 
 from tconv_mmaction.cli.timing import interleave, parser, report, rows_against, step, verdict
 from tconv_mmaction.layers import Conv3T
+from tconv_mmaction.ops import explain, use
+from tconv_mmaction.ops.conv3t.implementations import CONV3T
+from tconv_mmaction.ops.dispatch import dispatch
 
 
 class Shape(NamedTuple):
@@ -48,16 +51,26 @@ QUICK = [SHAPES[0], SHAPES[1], Shape(256, 256, 2, (1, 7, 7))]
 def time_shape(shape: Shape, rounds: int, device: str) -> List[dict]:
     """The row of one shape."""
     torch.manual_seed(0)
-    layers: Dict[str, Conv3T] = {}
-    for evaluation in ('kernel', 'factored', 'auto'):
-        layers[evaluation] = Conv3T(shape.in_channels, shape.out_channels, 3, padding=1, bias=False,
-                                    evaluation=evaluation).to(device)
-        layers[evaluation].load_state_dict(layers['kernel'].state_dict())
+    layer = Conv3T(shape.in_channels, shape.out_channels, 3, padding=1, bias=False).to(device)
     x = torch.randn(shape.batch, shape.in_channels, *shape.size, device=device, requires_grad=True)
-    auto = 'factored' if layers.pop('auto').prefers_factored(x) else 'kernel'
+    reasons = explain(layer, x)
+    auto = 'factored' if reasons['factored'] == 'chosen' else 'kernel'
+    # the fastest of the ways that make the kernel, as it is chosen where the factored one is not
+    others = [i for i in CONV3T if i.name != 'factored']
+    kernel = dispatch(tuple(others), layer, *layer.lay_out(x)).name
     with torch.no_grad():
-        grad = torch.randn_like(layers['kernel'](x))
-    seconds = interleave({name: step(layer, x, grad) for name, layer in layers.items()}, rounds, device)
+        grad = torch.randn_like(layer(x))
+
+    def by(name: str) -> Callable[[], None]:
+        run = step(layer, x, grad)
+
+        def with_name() -> None:
+            with use(name):
+                run()
+
+        return with_name
+
+    seconds = interleave({'kernel': by(kernel), 'factored': by('factored')}, rounds, device)
     what = dict(layer=f'{shape.in_channels}->{shape.out_channels} @ {"x".join(map(str, shape.size))}, batch '
                 f'{shape.batch}', positions=shape.positions)
     auto_is = verdict(seconds['factored'] / seconds['kernel'], auto == 'factored')

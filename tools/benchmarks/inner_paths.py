@@ -1,24 +1,25 @@
 """Ways of computing one convolution in a training step: whether a layer takes the faster one.
 
     python tools/benchmarks/inner_paths.py --out-dir docs/benchmarks
-    python tools/benchmarks/inner_paths.py --out-dir docs/benchmarks --cases winograd   # the other rows stay
+    python tools/benchmarks/inner_paths.py --out-dir docs/benchmarks --cases filtering   # the other rows stay
 
-Choices are made inside the layers, from shapes alone. Each is timed here around its limits, forward and backward,
-against PyTorch's own convolution with the same kernel, or against the layer without it:
+Choices are made by the operators' ``profitable`` functions, from shapes alone (``ops.explain(layer, x)`` prints them).
+Each is timed here around its limits, forward and backward, against PyTorch's own convolution with the same kernel, or
+against the layer without it:
 
-* winograd: minimal filtering along time, and along the rows of a C-LSTM's state (``layers.winograd.choose``). It
+* filtering: minimal filtering along time, and along the rows of a C-LSTM's state (``minimal_filtering.choose``). It
   rounds otherwise than the convolution: ``error`` is the root mean square of output's error against float64, over that
   of the convolution. Layers of a few input channels (the 7x7x7 one) take its gradient of the kernel only, so there the
   forward pass is the convolution's on both sides.
-* products: the backward pass as matrix products, where the kernel is large (``layers.gemm_backward.pays``). The forward
+* products: the backward pass as matrix products, where the kernel is large (``matrix_backward.profitable``). The forward
   pass is the convolution's, so the ratio is of the backward pass alone.
 * patches: a ``Conv3T`` whose kernel would be built, as products of its slices with patches instead
-  (``layers.patch_products.pays``); the peer is the layer that builds it.
+  (``slices_times_patches.profitable``); the peer is the layer that builds it.
 * shared: ``LAYERS`` layers of a network that computes their transforms together (``layers.share_transforms``); the peer
   is the network whose layers do so each by itself. A network shares wherever it can.
 * matrix: the product of a layer without its kernel, all taps of its first slice with all positions, by oneDNN
-  (``layers.matrix_product``) against ``torch.mm``.
-* chunk: how many clips ``Conv3T`` takes together without its kernel (``layers.factored_conv3t.CHUNK_ELEMENTS``); the
+  (``ops.onednn.product``) against ``torch.mm``.
+* chunk: how many clips ``Conv3T`` takes together without its kernel (``factored.CHUNK_ELEMENTS``); the
   peer takes all clips together.
 
 ``chosen`` is whether the layers take it there, and ``choice_is`` whether that was the faster of the two, the slower, or
@@ -33,15 +34,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from tconv_mmaction.cli.timing import add_cases, asked_cases, interleave, parser, report, rows_against, step, verdict
-from tconv_mmaction.layers import (
-    Conv3T,
-    factored_conv3t,
-    gemm_backward,
-    matrix_product,
-    patch_products,
-    share_transforms,
-    winograd,
-)
+from tconv_mmaction.layers import Conv3T, share_transforms
+from tconv_mmaction.ops import onednn, use
+from tconv_mmaction.ops.conv3d import matrix_backward, minimal_filtering
+from tconv_mmaction.ops.conv3t import factored, slices_times_patches
 
 
 class Shape(NamedTuple):
@@ -73,7 +69,7 @@ class Shape(NamedTuple):
 
 CUBE, FIVE = (3, 3, 3), (5, 5)
 SHAPES: Dict[str, List[Shape]] = {
-    'winograd': [
+    'filtering': [
         Shape(16, 32, CUBE, 2, (8, 28, 28)), Shape(64, 64, CUBE, 2, (8, 28, 28)), Shape(64, 64, CUBE, 8, (8, 28, 28)),
         Shape(64, 64, CUBE, 2, (4, 28, 28)), Shape(64, 64, CUBE, 2, (2, 28, 28)), Shape(64, 64, CUBE, 2, (4, 14, 14)),
         Shape(96, 128, CUBE, 2, (8, 14, 14)), Shape(128, 128, CUBE, 2, (4, 28, 28)),
@@ -110,9 +106,9 @@ SHAPES: Dict[str, List[Shape]] = {
         Shape(512, 512, CUBE, 8, (2, 7, 7)), Shape(512, 512, CUBE, 8, (8, 7, 7)),
     ],
 }
-QUICK = [SHAPES['winograd'][1], SHAPES['products'][5], SHAPES['patches'][4], SHAPES['shared'][0]]
+QUICK = [SHAPES['filtering'][1], SHAPES['products'][5], SHAPES['patches'][4], SHAPES['shared'][0]]
 LAYERS = 12
-QUICK_PARTS = ['winograd', 'products', 'patches', 'shared']
+QUICK_PARTS = ['filtering', 'products', 'patches', 'shared']
 
 
 def backward(shape: Shape, x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor,
@@ -123,16 +119,16 @@ def backward(shape: Shape, x: torch.Tensor, weight: torch.Tensor, grad: torch.Te
         grad, x, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, (of_input, True, False))
 
 
-def of_winograd(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
+def of_filtering(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
     x, weight = shape.tensors(device)
     geometry = shape.geometry()
     stem = shape.in_channels < 9  # such layers take its gradients only, and none of the clip
-    choose = winograd.choose_few_channels if stem else winograd.choose
+    choose = minimal_filtering.choose_few_channels if stem else minimal_filtering.choose
     chosen = choose(x.shape, x.dtype, weight.shape, *geometry)
-    outputs = chosen or winograd.best_tile(shape.size[0], shape.kernel[0], geometry[1][0], shape.stride)[0]
+    outputs = chosen or minimal_filtering.best_tile(shape.size[0], shape.kernel[0], geometry[1][0], shape.stride)[0]
     conv = F.conv3d if len(shape.size) == 3 else F.conv2d
     exact = conv(x.double(), weight.double(), None, *geometry)
-    plain, ours = conv(x, weight, None, *geometry), winograd.convolve(x, weight, outputs, *geometry)
+    plain, ours = conv(x, weight, None, *geometry), minimal_filtering.convolve(x, weight, outputs, *geometry)
     rounding = [(y - exact).square().mean().sqrt() for y in (ours, plain)]
     grad = torch.randn_like(plain)
     gradients = backward(shape, x, weight, grad, not stem)
@@ -145,10 +141,10 @@ def of_winograd(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, d
         if stem:
             conv(x, weight, None, *geometry)
         else:
-            winograd.convolve(x, weight, outputs, *geometry)
-        winograd.convolve_backward(grad, x, weight, outputs, *geometry, not stem, True)
+            minimal_filtering.convolve(x, weight, outputs, *geometry)
+        minimal_filtering.convolve_backward(grad, x, weight, outputs, *geometry, not stem, True)
 
-    return (dict(convolution=convolution, winograd=filtered), chosen is not None,
+    return (dict(convolution=convolution, filtering=filtered), chosen is not None,
             dict(error=round(float(rounding[0] / rounding[1]), 2)))
 
 
@@ -157,27 +153,24 @@ def of_products(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, d
     geometry = shape.geometry()
     grad = torch.randn_like(F.conv3d(x, weight, None, *geometry))
     return (dict(convolution=backward(shape, x, weight, grad),
-                 products=lambda: gemm_backward.gemm_backward(grad, x, weight, *geometry[:3], True, True)),
-            gemm_backward.pays(x, grad, weight, 1), dict(error=''))
+                 products=lambda: matrix_backward.matrix_backward(grad, x, weight, *geometry[:3], True, True)),
+            matrix_backward.profitable(x, grad, weight, 1), dict(error=''))
 
 
 def of_patches(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
     x, weight = shape.tensors(device)
     stride, padding, dilation, _ = shape.geometry()
-    layer = Conv3T(shape.in_channels, shape.out_channels, shape.kernel, stride, padding, bias=False,
-                   evaluation='kernel').to(device)
+    layer = Conv3T(shape.in_channels, shape.out_channels, shape.kernel, stride, padding, bias=False).to(device)
     run = step(layer, x.requires_grad_(), torch.randn_like(layer(x)))
-    rule = patch_products.pays
+    filtered = minimal_filtering.choose(x.shape, x.dtype, weight.shape, stride, padding, dilation) is not None
 
-    def one_way(taken: bool) -> None:
-        patch_products.pays = lambda *args: taken
-        try:
+    def one_way(name: str) -> None:
+        with use(name):
             run()
-        finally:
-            patch_products.pays = rule
 
-    return (dict(kernel=lambda: one_way(False), patches=lambda: one_way(True)),
-            rule(x, weight.shape, stride, padding, dilation), dict(error=''))
+    return (dict(kernel=lambda: one_way('minimal_filtering' if filtered else 'kernel_in_place'),
+                 patches=lambda: one_way('slices_times_patches')),
+            slices_times_patches.profitable(x, weight.shape, stride, padding, dilation), dict(error=''))
 
 
 class Sharing(nn.Sequential):
@@ -193,9 +186,9 @@ def of_shared(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dic
     for _ in range(LAYERS):
         conv = Conv3T(shape.in_channels, shape.out_channels, shape.kernel, padding=1, bias=False)
         layers += [conv, nn.BatchNorm3d(shape.out_channels), nn.ReLU()]
-    networks = {'alone': nn.Sequential(*layers).to(device), 'shared': Sharing(*layers).to(device)}
+    networks = {'single': nn.Sequential(*layers).to(device), 'shared': Sharing(*layers).to(device)}
     x.requires_grad_()
-    grad = torch.randn_like(networks['alone'](x))
+    grad = torch.randn_like(networks['single'](x))
     return {name: step(network, x, grad) for name, network in networks.items()}, True, dict(error='')
 
 
@@ -203,9 +196,9 @@ def of_matrix(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dic
     x, weight = shape.tensors(device)
     taps, positions = weight[:, :, 0].permute(0, 2, 3, 1).flatten(0, 2), x.transpose(0, 1).flatten(1)
     exact = taps.double() @ positions.double()
-    ways = {'torch.mm': partial(torch.mm, taps, positions), 'product': partial(matrix_product.product, taps, positions)}
-    error = {name: float((way() - exact).square().mean().sqrt()) for name, way in ways.items()}
-    return ways, matrix_product.has_onednn_products(), dict(error=round(error['product'] / error['torch.mm'], 2))
+    candidates = {'torch.mm': partial(torch.mm, taps, positions), 'product': partial(onednn.product, taps, positions)}
+    error = {name: float((run() - exact).square().mean().sqrt()) for name, run in candidates.items()}
+    return candidates, onednn.has_products(), dict(error=round(error['product'] / error['torch.mm'], 2))
 
 
 def of_chunk(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict]:
@@ -213,21 +206,21 @@ def of_chunk(shape: Shape, device: str) -> Tuple[Dict[str, Callable], bool, dict
     layer = Conv3T(shape.in_channels, shape.out_channels, 3, padding=1, bias=False, evaluation='factored').to(device)
     x.requires_grad_()
     run = step(layer, x, torch.randn_like(layer(x)))
-    size = factored_conv3t.CHUNK_ELEMENTS
+    size = factored.CHUNK_ELEMENTS
 
     def together():
-        factored_conv3t.CHUNK_ELEMENTS = 1 << 60
+        factored.CHUNK_ELEMENTS = 1 << 60
         try:
             run()
         finally:
-            factored_conv3t.CHUNK_ELEMENTS = size
+            factored.CHUNK_ELEMENTS = size
 
     return dict(together=together, chunks=run), True, dict(error='')
 
 
 PARTS: Dict[str, Tuple[Callable, str]] = {
-    'winograd': (of_winograd, 'convolution'), 'products': (of_products, 'convolution'),
-    'patches': (of_patches, 'kernel'), 'shared': (of_shared, 'alone'), 'matrix': (of_matrix, 'torch.mm'),
+    'filtering': (of_filtering, 'convolution'), 'products': (of_products, 'convolution'),
+    'patches': (of_patches, 'kernel'), 'shared': (of_shared, 'single'), 'matrix': (of_matrix, 'torch.mm'),
     'chunk': (of_chunk, 'together')}
 
 
