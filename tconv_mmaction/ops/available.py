@@ -9,7 +9,8 @@ from .dispatch import OPERATORS
 
 
 def _packed_kernels() -> Optional[str]:
-    return None if onednn.has_onednn() and onednn.has_packed() else 'this PyTorch has no convolution with a packed kernel'
+    has = onednn.has_onednn() and onednn.has_packed()
+    return None if has else 'this PyTorch has no convolution with a packed kernel'
 
 
 def _onednn_products() -> Optional[str]:

@@ -94,7 +94,7 @@ def test_2d_weights_start_it_as_the_2d_network(example, tmp_path):
 
 
 def test_an_implementation_is_one_file_and_one_line(example, monkeypatch):
-    """The page's implementation, at the head of the tuple: it is chosen where it fits and gives the reference's numbers."""
+    """The page's implementation, at the head of the tuple: chosen where it fits, with the reference's numbers."""
     from tconv_mmaction import ops
     from tconv_mmaction.layers import Conv3T, conv3t
     from tconv_mmaction.ops.dispatch import OPERATORS, operator

@@ -11,8 +11,8 @@ against the layer without it:
   rounds otherwise than the convolution: ``error`` is the root mean square of output's error against float64, over that
   of the convolution. Layers of a few input channels (the 7x7x7 one) take its gradient of the kernel only, so there the
   forward pass is the convolution's on both sides.
-* products: the backward pass as matrix products, where the kernel is large (``matrix_backward.profitable``). The forward
-  pass is the convolution's, so the ratio is of the backward pass alone.
+* products: the backward pass as matrix products, where the kernel is large (``matrix_backward.profitable``). The
+  forward pass is the convolution's, so the ratio is of the backward pass alone.
 * patches: a ``Conv3T`` whose kernel would be built, as products of its slices with patches instead
   (``slices_times_patches.profitable``); the peer is the layer that builds it.
 * shared: ``LAYERS`` layers of a network that computes their transforms together (``layers.share_transforms``); the peer
