@@ -24,6 +24,7 @@ import tconv_mmaction  # noqa: F401  registers the networks
 from tconv_mmaction.layers import switch_to_deploy
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.complexity import count_complexity, count_parameters
+from tconv_mmaction.utils.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r'(<!-- table[^>]*-->\n).*?(<!-- end of the table -->)', re.DOTALL)
@@ -141,8 +142,7 @@ def table(rows):
     columns = ['config', 'clip (TxHxW)', 'parameters', 'deployed', 'GFLOPs', 'top-1, %', 'checkpoint']
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    lines = ['| ' + ' | '.join(columns) + ' |', '| ' + ' | '.join('---' for _ in columns) + ' |']
-    return '\n'.join(lines + ['| ' + ' | '.join(row) + ' |' for row in rows]) + '\n'
+    return markdown_table(columns, rows) + '\n'
 
 
 def files():

@@ -29,11 +29,11 @@ from tconv_mmaction.cli.studies import (
     check_settings,
     direction_changes,
     majority_baseline,
-    markdown,
     mean_std,
     read_list,
 )
 from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.utils.markdown import markdown_table
 from tconv_mmaction.utils.read_dump import read_dump
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,7 +142,7 @@ def table(results: Sequence[dict], loss_rows: Sequence[dict], lists: Dict[int, D
     base = [majority_baseline(list(p['train'].values()), list(p['test'].values())) for p in lists.values()]
     body.append(['always the majority of the training clips', mean_std(b['f1'] for b in base),
                  mean_std(b['accuracy'] for b in base), ', '.join(f"{b['accuracy']:.2f}" for b in base), ''])
-    parts = [markdown(['network', 'F1, test', 'accuracy, test', 'per split', 'accuracy, training clips'], body)]
+    parts = [markdown_table(['network', 'F1, test', 'accuracy, test', 'per split', 'accuracy, training clips'], body)]
 
     sizes = [len(p['test']) for p in lists.values()]
     low, high = binom.interval(0.95, sizes[0], 0.5)
@@ -159,13 +159,13 @@ def table(results: Sequence[dict], loss_rows: Sequence[dict], lists: Dict[int, D
         p_value = f'{binomtest(row.right_to_wrong, moved).pvalue:.3f}' if moved else ''
         changes.append([MODELS[row.model], row.n, row.changed, row.right_to_wrong, row.wrong_to_right,
                         p_value])
-    parts.append(markdown(['network', 'test clips, all splits', 'answer changes backwards', 'right to wrong',
-                           'wrong to right', 'exact McNemar p'], changes))
+    parts.append(markdown_table(['network', 'test clips, all splits', 'answer changes backwards', 'right to wrong',
+                                 'wrong to right', 'exact McNemar p'], changes))
 
     loss = pd.DataFrame(list(loss_rows))
     ends = loss.sort_values('epoch').groupby(['model', 'split'])['loss'].agg(['first', 'last']).groupby('model')
-    parts.append(markdown(['network', 'training loss, first epoch', 'last epoch'],
-                          [[MODELS[model], mean_std(values['first']), mean_std(values['last'])]
+    parts.append(markdown_table(['network', 'training loss, first epoch', 'last epoch'],
+                                [[MODELS[model], mean_std(values['first']), mean_std(values['last'])]
                            for model, values in ends]))
     return '\n\n'.join(parts) + '\n'
 

@@ -39,7 +39,6 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from mmaction.registry import MODELS, TRANSFORMS  # noqa: E402
-from mmcv.cnn import build_norm_layer  # noqa: E402
 from mmcv.transforms import Compose  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
@@ -49,43 +48,19 @@ from sklearn.metrics import f1_score  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from tconv_mmaction.backbones import R2Plus1d18  # noqa: E402
-from tconv_mmaction.backbones.r2plus1d18 import NORM_CFG, BasicBlock2Plus1d  # noqa: E402
 from tconv_mmaction.cli.studies import (  # noqa: E402
     check_settings,
     direction_changes,
     majority_baseline,
-    markdown,
     mean_std,
     read_list,
 )
 from tconv_mmaction.utils.atomic import atomic_open, atomic_write_text  # noqa: E402
 from tconv_mmaction.utils.complexity import BackboneAndHead  # noqa: E402
+from tconv_mmaction.utils.markdown import markdown_table  # noqa: E402
 
 DATA = {'jhmdb5': 5, 'sitstand': 2}  # list -> number of classes
 TESTS = (('test', 'normal'), ('test', 'reversed'), ('train', 'normal'))
-
-
-class NarrowR2Plus1d18(R2Plus1d18):
-    """R(2+1)D-18 with ``64 width`` channels in its first layer instead of 64, and so on.
-
-    The stem's spatial convolution has ``round(45 width)``; the channels between the two convolutions of a pair follow
-    from those of the block, by the rule of the full network.
-    """
-
-    def __init__(self, width: float) -> None:
-        super().__init__()
-        channels, middle = max(1, round(64 * width)), max(1, round(45 * width))
-        self.stem = nn.Sequential(
-            nn.Conv3d(3, middle, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False), build_norm_layer(NORM_CFG, middle)[1],
-            nn.ReLU(inplace=True), nn.Conv3d(middle, channels, (3, 1, 1), 1, (1, 0, 0), bias=False),
-            build_norm_layer(NORM_CFG, channels)[1], nn.ReLU(inplace=True))
-        inputs = channels
-        for i in range(4):
-            outputs = channels * 2**i
-            self.add_module(f'layer{i + 1}', nn.Sequential(
-                BasicBlock2Plus1d(inputs, outputs, 2 if i else 1, NORM_CFG),
-                BasicBlock2Plus1d(outputs, outputs, 1, NORM_CFG)))
-            inputs = outputs
 
 
 class Net(NamedTuple):
@@ -131,7 +106,7 @@ def build(name: str, classes: int, settings: Settings) -> nn.Module:
         backbone = MODELS.build(dict(resnet, temporal_cfg=dict(type='MultiBranchConv3d'),
                                      temporal_kernels=(1, 1, 3, 3, 5)))
     elif name == 'r2plus1d':
-        backbone = NarrowR2Plus1d18(base / 64)
+        backbone = R2Plus1d18(base_channels=base)
     else:  # two layers, BatchNorm over the clip: see docs/clstm_against_i3d.md for why
         backbone = MODELS.build(dict(type='ConvLSTMNet', num_layers=2, hidden_channels=2 * base, shared_norm=False,
                                      norm_statistics='clip'))
@@ -310,10 +285,10 @@ def table(runs: Sequence[dict]) -> str:
         parts += [
             f'### {data}',
             f'Mean ± standard deviation over {len(labels)} splits; training/test clips: {sizes}.',
-            markdown(['network', 'parameters', 'accuracy, test', 'per split', 'F1, test', 'accuracy, test reversed',
-                      'accuracy, training clips', 'training loss at the end'], body),
-            markdown(['network', 'test clips, all splits', 'answer changes backwards', 'right to wrong',
-                      'wrong to right', 'exact McNemar p'], changes)]
+            markdown_table(['network', 'parameters', 'accuracy, test', 'per split', 'F1, test',
+                            'accuracy, test reversed', 'accuracy, training clips', 'training loss at the end'], body),
+            markdown_table(['network', 'test clips, all splits', 'answer changes backwards', 'right to wrong',
+                            'wrong to right', 'exact McNemar p'], changes)]
     return '\n\n'.join(parts) + '\n'
 
 

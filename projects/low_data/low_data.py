@@ -50,10 +50,11 @@ from mmengine.utils import ProgressBar  # noqa: E402
 from scipy import stats  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from tconv_mmaction.cli.studies import check_settings, markdown  # noqa: E402
+from tconv_mmaction.cli.studies import check_settings  # noqa: E402
 from tconv_mmaction.datasets import VideoMNIST  # noqa: E402
 from tconv_mmaction.interpret import save_figure  # noqa: E402
 from tconv_mmaction.utils.atomic import atomic_open, atomic_write_text  # noqa: E402
+from tconv_mmaction.utils.markdown import markdown_table  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs/recognition/lenet5'
 ROWS = (1, 2, 3, 4, 5, 10, 50, 100)  # videos per class
@@ -365,7 +366,7 @@ def make_table(runs: pd.DataFrame) -> str:
                     header = ['per class', 'n', '3D', '3T', '3T − 3D', 'better', 't', 'Wilcoxon', 'Holm']
                     if published:
                         header[4:4] = ['authors, 3D', 'authors, 3T']
-                    text += [f'{three_t} − {three_d}, {label} videos', markdown(header, lines)]
+                    text += [f'{three_t} − {three_d}, {label} videos', markdown_table(header, lines)]
     return '\n\n'.join(text) + '\n'
 
 

@@ -25,7 +25,7 @@ import time
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, NamedTuple, Optional, Sequence, Tuple
 
 import tconv_mmaction  # noqa: F401  first: mmaction2 loads on today's PyTorch with it
 
@@ -47,6 +47,7 @@ from tconv_mmaction.interpret import save_figure
 from tconv_mmaction.layers import MultiBranchConv3d, switch_to_deploy
 from tconv_mmaction.layers.registry import register_layer
 from tconv_mmaction.utils.atomic import atomic_open, atomic_write_text
+from tconv_mmaction.utils.markdown import markdown_table
 
 
 @partial(register_layer, force=True)
@@ -342,11 +343,6 @@ def paired_difference(runs: pd.DataFrame, net: str, reference: str, test: str) -
     return float(delta.mean()) if n else math.nan, error, float(stats.t.ppf(.975, n - 1) * error) if n > 1 else error, n
 
 
-def _markdown(lines: List[Sequence[str]]) -> str:
-    lines = [lines[0], ['---'] * len(lines[0]), *lines[1:]]
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
-
-
 def make_table(runs: pd.DataFrame) -> str:
     """All nets with mean and standard deviation, then every section's paired differences."""
     text, lines = [], [['net', 'seeds', 'parameters, fused', *TESTS]]
@@ -354,7 +350,7 @@ def make_table(runs: pd.DataFrame) -> str:
         of_net = runs[runs.net == name]
         lines.append([name, str(len(of_net)), str(of_net.fused_parameters.iloc[0]),
                       *(f'{of_net[t].mean():.1f} ± {of_net[t].std(ddof=1):.1f}' for t in TESTS)])
-    text += ['Accuracy in %, mean ± standard deviation over the seeds.', _markdown(lines)]
+    text += ['Accuracy in %, mean ± standard deviation over the seeds.', markdown_table(lines[0], lines[1:])]
     for title, comparisons in SECTIONS.items():
         lines = [['difference', *TESTS, 'paper, nominal']]
         for net, reference, paper in comparisons:
@@ -368,7 +364,7 @@ def make_table(runs: pd.DataFrame) -> str:
             lines.append([f'{net} − {reference}', *cells, '' if paper is None else f'{paper:+.2f}'])
         if len(lines) > 1:
             text += [f'### {title}', 'Percentage points, mean ± standard error of the differences paired by seed; bold '
-                     'where the 95 % interval (Student) leaves out 0.', _markdown(lines)]
+                     'where the 95 % interval (Student) leaves out 0.', markdown_table(lines[0], lines[1:])]
     return '\n\n'.join(text) + '\n'
 
 

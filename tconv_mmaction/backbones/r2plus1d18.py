@@ -6,7 +6,8 @@ convolution from C to O channels is a 1x3x3 one to M channels, BN, ReLU, and a 3
     M = floor(27 C O / (9 C + 3 O)),
 
 so that both have as many weights as the 3x3x3 convolution. Here, as in torchvision, C and O are those of the *block*,
-and both of its convolutions have the same M: 144, 144, 230, 288, 460, 576, 921, 1152.
+and both of its convolutions have the same M: 144, 144, 230, 288, 460, 576, 921, 1152. Networks of another width
+(``base_channels``) follow the same rule.
 
 31,313,976 parameters with mmaction2's ``I3DHead(in_channels=512, dropout_ratio=0.)`` of 27 classes, 31,351,938 of 101.
 mmaction2's ResNet2Plus1d is another network (a different M per convolution, a max pool, 33,241,596 parameters).
@@ -71,6 +72,9 @@ class R2Plus1d18(LayerChain):
 
     Args:
         in_channels: channels of the clip.
+        base_channels: of the stem and ``layer1``; the next layers have 2, 4 and 8 times as many. Between the stem's
+            two convolutions, where the paper's rule does not give torchvision's 45 channels, there are
+            ``round(45 base_channels / 64)``, at least one.
         out_layers: outputs, of 'stem', 'layer1', ..., 'layer4'.
         norm_cfg: of all norms.
         frozen_stages: from -1 (none) to 4: the stem (0) and the layers up to this one.
@@ -79,6 +83,10 @@ class R2Plus1d18(LayerChain):
 
     Raises:
         ValueError: for a value that does not fit.
+
+    >>> import torch
+    >>> R2Plus1d18(base_channels=8)(torch.rand(1, 3, 8, 32, 32)).shape
+    torch.Size([1, 64, 1, 2, 2])
     """
 
     stages = (('stem', ), ('layer1', ), ('layer2', ), ('layer3', ), ('layer4', ))
@@ -86,19 +94,23 @@ class R2Plus1d18(LayerChain):
     def __init__(self, in_channels: int = 3, out_layers: Sequence[str] = ('layer4', ),
                  norm_cfg: dict = NORM_CFG, frozen_stages: int = -1, norm_eval: bool = False,
                  with_cp: bool = False, pretrained: Optional[str] = None,
-                 init_cfg: Union[dict, list, None] = None) -> None:
+                 init_cfg: Union[dict, list, None] = None, base_channels: int = 64) -> None:
         super().__init__(in_channels, out_layers, frozen_stages, norm_eval, with_cp, pretrained, init_cfg)
+        if isinstance(base_channels, bool) or not isinstance(base_channels, int) or base_channels < 1:
+            raise ValueError(f'base_channels must be a whole number of at least 1, got {base_channels!r}.')
+        mid_channels = max(1, round(45 * base_channels / 64))
         self.stem = nn.Sequential(
-            nn.Conv3d(in_channels, 45, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
-            build_norm_layer(norm_cfg, 45)[1],
+            nn.Conv3d(in_channels, mid_channels, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
+            build_norm_layer(norm_cfg, mid_channels)[1],
             nn.ReLU(inplace=True),
-            nn.Conv3d(45, 64, (3, 1, 1), 1, (1, 0, 0), bias=False),
-            build_norm_layer(norm_cfg, 64)[1],
+            nn.Conv3d(mid_channels, base_channels, (3, 1, 1), 1, (1, 0, 0), bias=False),
+            build_norm_layer(norm_cfg, base_channels)[1],
             nn.ReLU(inplace=True))
-        channels = 64
-        for i, width in enumerate((64, 128, 256, 512)):
+        inputs = base_channels
+        for i in range(4):
+            outputs = base_channels * 2**i
             self.add_module(f'layer{i + 1}', nn.Sequential(
-                BasicBlock2Plus1d(channels, width, 2 if i else 1, norm_cfg),
-                BasicBlock2Plus1d(width, width, 1, norm_cfg)))
-            channels = width
+                BasicBlock2Plus1d(inputs, outputs, 2 if i else 1, norm_cfg),
+                BasicBlock2Plus1d(outputs, outputs, 1, norm_cfg)))
+            inputs = outputs
         self.freeze()

@@ -8,11 +8,8 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import Callable, List, Tuple
+from typing import Callable, List, Sequence, Tuple
 
-import tconv_mmaction  # noqa: F401  first: mmaction2 and old checkpoints load on today's PyTorch with it
-
-# isort: split
 import torch
 from mmengine.config import DictAction
 
@@ -69,6 +66,19 @@ def jobs_of(reader: ClipReader, args: argparse.Namespace) -> List[Tuple[str, Cal
         raise ValueError(f'--limit must be at least 1, got {args.limit}.')
     count = min(args.limit, len(reader.dataset(args.dataset)))
     return [(f'{args.dataset} {i}', lambda i=i: reader.sample(args.dataset, i)) for i in range(count)]
+
+
+def titles_of(pairs: Sequence[Tuple[str, str]]) -> List[str]:
+    """The configs' names, or the checkpoints' where all are of one config, or as much of both as tells them apart."""
+    one_config = len({config for config, _ in pairs}) == 1
+    candidates = ([Path(config).stem for config, _ in pairs],
+                  [Path(checkpoint).stem for _, checkpoint in pairs] if one_config else [],
+                  [f'{Path(config).stem} {Path(checkpoint).stem}' for config, checkpoint in pairs],
+                  [f'{Path(config).stem} {checkpoint}' for config, checkpoint in pairs])
+    for titles in candidates:
+        if len(set(titles)) == len(pairs):
+            return titles
+    raise ValueError(f'the same config and checkpoint are given twice: {[" ".join(pair) for pair in pairs]}.')
 
 
 def unique(name: str, taken: set) -> str:

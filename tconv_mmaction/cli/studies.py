@@ -60,8 +60,3 @@ def mean_std(values: Sequence[float]) -> str:
     """Mean and sample standard deviation over the splits, ``0.52 ± 0.04``."""
     series = pd.Series(list(values), dtype=float)
     return f'{series.mean():.2f}' if len(series) < 2 else f'{series.mean():.2f} ± {series.std(ddof=1):.2f}'
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [list(header), ['---'] * len(header), *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..utils.markdown import markdown_table
+
 
 def positive(text: str) -> int:
     """An option's value that must be a whole number of at least 1."""
@@ -121,11 +123,8 @@ def verdict(ratios: np.ndarray, chosen: bool) -> str:
     return 'faster' if (high < 1) == chosen else 'slower'
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A GitHub table; pandas' own needs the package tabulate."""
-    lines = [list(map(str, table.columns)), ['---'] * len(table.columns)]
-    lines += [[str(value) for value in row] for row in table.itertuples(index=False)]
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+def _markdown(table: pd.DataFrame) -> str:
+    return markdown_table(table.columns, table.itertuples(index=False))
 
 
 def report(name: str, rows: List[dict], args: argparse.Namespace, cases: Sequence[str] = (),
@@ -140,14 +139,14 @@ def report(name: str, rows: List[dict], args: argparse.Namespace, cases: Sequenc
     where = environment(args.device)
     how = how or f'medians of {"" if cases else f"{args.rounds} "}interleaved rounds'
     header = f'{name} on {where}; {how}'
-    print(f'\n{header}\n\n{markdown(table)}\n')
+    print(f'\n{header}\n\n{_markdown(table)}\n')
     if args.out_dir is not None:
         args.out_dir.mkdir(parents=True, exist_ok=True)
         stem = args.out_dir / f'{name}_{args.device}'
         if cases:
             table = with_earlier(table, stem, where, cases)
         table.to_csv(stem.with_suffix('.csv'), index=False)
-        stem.with_suffix('.md').write_text(f'{header}\n\n{markdown(table)}\n', encoding='utf-8')
+        stem.with_suffix('.md').write_text(f'{header}\n\n{_markdown(table)}\n', encoding='utf-8')
         if bars and 'ratio' in table:
             plot(table, header, stem.with_suffix('.png'))
     return table

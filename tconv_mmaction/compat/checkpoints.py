@@ -35,21 +35,11 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from ..utils.errors import DamagedCheckpointError, UnsafeCheckpointError
 from .whole_files import damage
 
 _METHODS = ('current', 'max', 'mean', 'min')
 _CODES = re.compile(r'[biufc](1|2|4|8|16|32)|[SU][1-9][0-9]{0,8}')
-
-
-class UnsafeCheckpointError(pickle.UnpicklingError, ValueError):
-    """A file was refused because reading it could run code, or because it is no checkpoint. Nothing in it was run.
-
-    It is a ValueError too, so that tools report it as they report a user's mistakes, in one line.
-    """
-
-
-class DamagedCheckpointError(RuntimeError):
-    """A checkpoint that was named by the user is cut short or damaged; the message has the file and what is wrong."""
 
 
 def _refuse(what: str) -> pickle.UnpicklingError:

@@ -10,9 +10,10 @@ import torch
 from mmaction.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
+
+from ..utils.wrappers import unwrap
 
 
 def clips_last(module: nn.Module, inputs: Tuple) -> Tuple:
@@ -44,7 +45,7 @@ class ChannelsLastHook(Hook):
         self._converted: Optional[nn.Module] = None
 
     def _convert(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if model is self._converted:
             return
         backbone = getattr(model, 'backbone', None)

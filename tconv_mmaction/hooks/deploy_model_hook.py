@@ -5,7 +5,7 @@ mode once they are one convolution, only faster. The hook does that for a test r
 ``tools/test.py CONFIG CHECKPOINT --cfg-options custom_hooks="[dict(type='DeployModelHook')]"``. For a fused checkpoint
 use tools/deploy/reparameterize_model.py.
 """
-from typing import Optional
+from typing import Optional, Tuple
 
 from mmaction.registry import HOOKS
 from mmengine.hooks import Hook
@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..layers import switch_to_deploy
+from ..utils.wrappers import unwrap
 
 
 @HOOKS.register_module()
@@ -35,30 +36,29 @@ class DeployModelHook(Hook):
 
     def __init__(self, test: bool = True, val: bool = False) -> None:
         self.test, self.val = test, val
-        self._original: Optional[nn.Module] = None
+        self._original: Optional[Tuple[nn.Module, nn.Module]] = None  # as the runner has it, and inside
 
     def _fuse(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         count = sum(hasattr(module, 'switch_to_deploy') for module in model.modules())
         if count == 0:
             raise ValueError(f'DeployModelHook: {type(model).__name__} has no layer that can be fused. Remove the hook '
                              'from custom_hooks, or test the config the checkpoint was trained with.')
         training = model.training
-        self._original = model
-        self._set(runner, switch_to_deploy(model.eval()))
+        self._original = runner.model, model
+        fused = switch_to_deploy(model.eval())
+        if is_model_wrapper(runner.model) and runner.model.module is model:
+            runner.model.module = fused
+        else:  # plain, or inside several wrappers: a test needs none of them
+            runner.model = fused
         model.train(training)
         print_log(f'DeployModelHook: {count} layers are fused into plain convolutions', logger='current')
 
     def _restore(self, runner: Runner) -> None:
-        self._set(runner, self._original)
-        self._original = None
-
-    @staticmethod
-    def _set(runner: Runner, model: nn.Module) -> None:
-        if is_model_wrapper(runner.model):
+        runner.model, model = self._original
+        if is_model_wrapper(runner.model) and unwrap(runner.model) is not model:  # the fused one stands in it
             runner.model.module = model
-        else:
-            runner.model = model
+        self._original = None
 
     def before_test_epoch(self, runner: Runner) -> None:
         if self.test:

@@ -19,9 +19,9 @@ from ..interpret.temporal_parameters import (
     save_parameters,
     temporal_layers,
     temporal_parameters,
-    unwrap,
 )
 from ..utils import atomic_write_text
+from ..utils.wrappers import unwrap
 
 
 @HOOKS.register_module()

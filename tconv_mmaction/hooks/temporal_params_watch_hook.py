@@ -19,10 +19,11 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..interpret.temporal_parameters import closest_similarity, is_sharded, temporal_layers, unwrap
+from ..interpret.temporal_parameters import closest_similarity, is_sharded, temporal_layers
 from ..layers import TEMPORAL_PARAMETERS, Conv3T
 from ..utils.atomic import atomic_write_text
 from ..utils.text_files import read_text
+from ..utils.wrappers import unwrap
 
 COLUMNS = ('run', 'iteration', 'epoch', 'layer', 'parameter', 'kind', 'step', 'filter', 'value', 'low', 'high', 'count')
 NOT_MEASURED = -1.

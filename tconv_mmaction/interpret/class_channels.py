@@ -22,10 +22,11 @@ from matplotlib.ticker import MaxNLocator
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
+from ..utils.wrappers import unwrap
 from .access.adapters import as_score_function
 from .access.modules import check_clip, choose_target, close_names, frozen
 from .pictures.temporal_figures import END, LINE, START, Trajectory, filter_trajectory
-from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters, unwrap
+from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters
 
 REST = '#c8c8c8'
 COLOURS = ('#2f6db3', '#e6781e', '#3a9a5b', '#8a4fa3', '#b03a48')  # of the channels of a layer

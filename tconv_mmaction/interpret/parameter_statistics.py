@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from ..utils.markdown import markdown_table
 from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters
 
 MODEL_ROW = 'whole model'  # no layer can have this name: attributes have no blanks
@@ -113,10 +114,8 @@ def table_2(statistics: Dict[str, pd.DataFrame], row: Optional[str] = None) -> s
     for title, table in statistics.items():
         if row not in table.index:
             raise KeyError(f'{title} has no layer {row!r}; it has {list(table.index)}.')
-    lines = [['x 1e-3', *statistics], ['---'] * (1 + len(statistics))]
+    rows = []
     for symbol, quantity in TABLE_2.items():
         cells = (table.loc[row, [f'abs_{quantity}_mean', f'abs_{quantity}_std']] for table in statistics.values())
-        lines.append([f'{symbol}  μ / σ', *(f'{1e3 * mean:.2f} / {1e3 * std:.2f}' for mean, std in cells)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return '\n'.join('| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths)) + ' |'
-                     for line in lines)
+        rows.append([f'{symbol}  μ / σ', *(f'{1e3 * mean:.2f} / {1e3 * std:.2f}' for mean, std in cells)])
+    return markdown_table(['x 1e-3', *statistics], rows, align=True)

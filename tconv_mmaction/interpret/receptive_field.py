@@ -11,9 +11,9 @@ from typing import NamedTuple, Optional, Sequence
 
 import torch
 from mmaction.models.recognizers import Recognizer2D
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from ..utils.wrappers import unwrap
 from .access.modules import frozen
 
 
@@ -52,8 +52,7 @@ def effective_receptive_field(backbone: nn.Module, shape: Sequence[int] = (3, 32
     shape = tuple(shape)
     if len(shape) != 4 or min(shape) < 1 or repeats < 1:
         raise ValueError(f'shape must be (C, T, H, W) and repeats at least 1, got {shape} and {repeats}.')
-    if is_model_wrapper(backbone):
-        backbone = backbone.module
+    backbone = unwrap(backbone)
     if isinstance(backbone, Recognizer2D):
         raise ValueError('a 2D recognizer looks at one frame at a time: its receptive field has no extent in time.')
     backbone = getattr(backbone, 'backbone', backbone)

@@ -21,23 +21,11 @@ from typing import Dict, List, Tuple, Union
 
 import numpy as np
 import torch
-from mmengine.model import BaseAveragedModel, is_model_wrapper
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from ..layers import TEMPORAL_PARAMETERS, Conv3T
 from ..utils import atomic_open
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """The module inside DDP, DataParallel, MMEngine's wrappers, averaged (EMA) models and ``torch.compile``."""
-    while True:
-        if isinstance(getattr(module, '_orig_mod', None), nn.Module):  # torch.compile's OptimizedModule
-            module = module._orig_mod
-        elif is_model_wrapper(module) or isinstance(module, (AveragedModel, BaseAveragedModel)):
-            module = module.module
-        else:
-            return module
+from ..utils.wrappers import unwrap
 
 
 def temporal_layers(model: nn.Module) -> Dict[str, Conv3T]:

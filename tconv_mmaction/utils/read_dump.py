@@ -11,7 +11,7 @@ from typing import Any, Union
 
 import torch
 
-from ..compat.checkpoints import UnsafeCheckpointError
+from .errors import UnsafeCheckpointError
 
 
 def _storage(content: bytes) -> Any:

@@ -1,11 +1,10 @@
 """2D weights in 3D, 3T, separable and multi-branch ResNets, against a 2D ResNet written with functional calls."""
-import importlib.util
 import logging
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.registry import MODELS
 from mmcv.cnn import ConvModule
 from mmengine.logging import MMLogger
@@ -338,9 +337,7 @@ def test_tool(tmp_path, capsys):
         "custom_imports = dict(imports=['tconv_mmaction'], allow_failed_imports=False)\ndefault_scope = 'mmaction'\n"
         f"model = dict(type='Recognizer3D', backbone=dict(type='TemporalResNet3d', depth=18, base_channels={WIDTH}, "
         "temporal_cfg=dict(type='Conv3T')), cls_head=dict(type='I3DHead', num_classes=5, in_channels=64))\n")
-    spec = importlib.util.spec_from_file_location('inflate_2d', ROOT / 'tools/convert/inflate_2d.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script('tools/convert/inflate_2d.py')
     tool.main([str(tmp_path / name) for name in ('config.py', 'resnet18.pth', 'out.pth')])
     assert 'loaded   conv1.weight -> conv1.conv.weight' in capsys.readouterr().out
     net = build(18, 'Conv3T').float()

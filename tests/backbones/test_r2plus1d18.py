@@ -1,11 +1,10 @@
 """R2Plus1d18 against a second one in functional calls, built from torchvision's public names."""
 import copy
-import importlib.util
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.runner.checkpoint import load_checkpoint
@@ -23,7 +22,8 @@ BLOCKS = {'layer1.0': (64, 144, 64), 'layer1.1': (64, 144, 64), 'layer2.0': (64,
 
 def config(num_classes=27, **backbone):
     return dict(type='Recognizer3D', backbone=dict(type='R2Plus1d18', **backbone),
-                cls_head=dict(type='I3DHead', num_classes=num_classes, in_channels=512, dropout_ratio=0.,
+                cls_head=dict(type='I3DHead', num_classes=num_classes,
+                              in_channels=8 * backbone.get('base_channels', 64), dropout_ratio=0.,
                               average_clips='score'))
 
 
@@ -73,13 +73,30 @@ def reference(state, x):
     return x, F.linear(x.mean((2, 3, 4)), state['fc.weight'], state['fc.bias'])
 
 
-@pytest.mark.parametrize('num_classes, count', [(27, 31_313_976), (101, 31_351_938)])
-def test_counts(num_classes, count):
+@pytest.mark.parametrize('num_classes, base_channels, count', [
+    (27, 64, 31_313_976), (101, 64, 31_351_938), (5, 8, 492_243)])
+def test_counts(num_classes, base_channels, count):
     with torch.device('meta'):
-        model = MODELS.build(config(num_classes))
+        model = MODELS.build(config(num_classes, base_channels=base_channels))
     assert count_parameters(model) == count
-    assert [m.out_channels for m in model.modules() if isinstance(m, nn.Conv3d) and m.kernel_size[1] == 3] == [
-        mid for _, mid, _ in BLOCKS.values() for _ in range(2)]
+    if base_channels == 64:
+        assert [m.out_channels for m in model.modules() if isinstance(m, nn.Conv3d) and m.kernel_size[1] == 3] == [
+            mid for _, mid, _ in BLOCKS.values() for _ in range(2)]
+
+
+def test_another_width():
+    net = R2Plus1d18(base_channels=6).eval()
+    assert net.stem[0].weight.shape == (4, 3, 1, 7, 7) and net.stem[3].weight.shape == (6, 4, 3, 1, 1)  # round(4.2)
+    # the paper's M = floor(27 C O / (9 C + 3 O)) by hand: 972 / 72, 1944 / 90, 3888 / 144, 7776 / 180, 15552 / 288, ...
+    mids = dict(layer1=(13, 13), layer2=(21, 27), layer3=(43, 54), layer4=(86, 108))
+    for i, (name, pair) in enumerate(mids.items()):
+        for block, mid in zip(getattr(net, name), pair):
+            assert [conv[0][0].out_channels for conv in (block.conv1, block.conv2)] == [mid, mid]
+            assert block.conv2[0][3].out_channels == 6 * 2**i
+    assert net(torch.rand(1, 3, 4, 16, 16)).shape == (1, 48, 1, 1, 1)
+    for wrong in (0, -8, 6.5, True):
+        with pytest.raises(ValueError, match='base_channels must be a whole number of at least 1'):
+            R2Plus1d18(base_channels=wrong)
 
 
 def test_sizes():
@@ -87,13 +104,6 @@ def test_sizes():
         net = R2Plus1d18(out_layers=('stem', 'layer1', 'layer2', 'layer3', 'layer4'))
         sizes = [tuple(y.shape[1:]) for y in net(torch.empty(1, 3, 30, 150, 224))]
     assert sizes == [(64, 30, 75, 112), (64, 30, 75, 112), (128, 15, 38, 56), (256, 8, 19, 28), (512, 4, 10, 14)]
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location('public_3d', ROOT / 'tools/convert/public_3d.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_public_file_loads_and_gives_the_same(tmp_path, capsys):
@@ -109,7 +119,7 @@ def test_the_public_file_loads_and_gives_the_same(tmp_path, capsys):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     assert set(net.state_dict()) == {name for name in state if not name.startswith('fc.')}
 
-    load_tool().main([str(tmp_path / 'r2plus1d_18.pth'), str(tmp_path / 'recognizer.pth')])
+    load_script('tools/convert/public_3d.py').main([str(tmp_path / 'r2plus1d_18.pth'), str(tmp_path / 'recognizer.pth')])
     assert f'{len(state)} tensors, 2 of them of the classifier' in capsys.readouterr().out
     model = MODELS.build(config(5))
     load_checkpoint(model, str(tmp_path / 'recognizer.pth'), strict=True)
@@ -132,7 +142,7 @@ def test_files_that_do_not_fit(tmp_path):
         R2Plus1d18(pretrained=path).init_weights()
     torch.save({'conv.weight': torch.rand(4, 3, 3, 7, 7)}, path)
     with pytest.raises(ValueError, match='Neither layer4.1.conv2.0.3.weight'):
-        load_tool().main([path, str(tmp_path / 'out.pth')])
+        load_script('tools/convert/public_3d.py').main([path, str(tmp_path / 'out.pth')])
     assert not (tmp_path / 'out.pth').exists()
 
 

@@ -1,17 +1,15 @@
 """Inference by mmaction2's interfaces and by tools/demo/video_demo.py: the numbers, and videos that browsers play."""
 import csv
-import importlib.util
 import json
 import sys
 import tempfile
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from helpers.headless_chromium import Chromium, find_chromium
-from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.apis import MMAction2Inferencer, inference_recognizer, init_recognizer
 from mmaction.structures import ActionDataSample
 
@@ -43,14 +41,7 @@ OF_FRAMES = (("dict(type='DecordInit'), ", ''), ("dict(type='DecordDecode')", "d
              ("'VideoDataset'", "'RawframeDataset'"))
 
 
-def tool(path):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-video_demo = tool('tools/demo/video_demo.py')
+video_demo = load_script('tools/demo/video_demo.py')
 
 
 def moving(seed):

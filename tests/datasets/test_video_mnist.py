@@ -1,7 +1,6 @@
 """Video-MNIST: the motions against hand-computed tables, the drawing against exact cases and SciPy, the splits,
 standard pipelines, idx files, and the lossless video files against the dataset."""
 import gzip
-import importlib.util
 import struct
 
 import cv2
@@ -11,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset, pseudo_collate
@@ -412,10 +412,7 @@ def test_real_mnist(shared):
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('tools_data_video_mnist', ROOT / 'tools/data/video_mnist.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/data/video_mnist.py')
 
 
 def test_files_are_the_dataset(tool, tmp_path, capsys):

@@ -1,5 +1,4 @@
 """Channels that drive a class: contributions by finite differences and by hand, motion of the ones found, the tool."""
-import importlib.util
 import re
 
 import cv2
@@ -8,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.registry import MODELS
 from mmcv.cnn import ConvModule
 from mmengine.config import Config
@@ -223,11 +223,8 @@ def project(tmp_path):
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    spec = importlib.util.spec_from_file_location('class_channels_tool', TOOLS / 'class_channels.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def tool():
+    module = load_script('tools/analysis/class_channels.py')
     return lambda *arguments: module.main([str(argument) for argument in (*arguments, '--device', 'cpu')])
 
 

@@ -1,5 +1,4 @@
 """The C-LSTM against I3D experiment and its benchmark: networks, bookkeeping, plain implementations."""
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -20,23 +20,15 @@ from tconv_mmaction.layers import ConvLSTM2d
 CONFIGS = ROOT / 'projects/clstm_against_i3d/configs'
 
 
-def load(path):
-    """A script as a module."""
-    spec = importlib.util.spec_from_file_location(f'tested_{path.stem}', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def experiment(monkeypatch):
     monkeypatch.syspath_prepend(str(CONFIGS))
-    return load(ROOT / 'projects/clstm_against_i3d/clstm_against_i3d.py')
+    return load_script('projects/clstm_against_i3d/clstm_against_i3d.py')
 
 
 @pytest.fixture
 def benchmark():
-    return load(ROOT / 'tools/benchmarks/conv_lstm.py')
+    return load_script('tools/benchmarks/conv_lstm.py')
 
 
 @pytest.fixture

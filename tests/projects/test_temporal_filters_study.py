@@ -1,12 +1,11 @@
 """projects/temporal_filters: its data, its statistics by hand, resumption, and a run of two small nets."""
-import importlib.util
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 
 from tconv_mmaction.datasets import VideoMNIST
 
@@ -15,12 +14,7 @@ TOOL = ROOT / 'projects/temporal_filters/temporal_filters.py'
 
 @pytest.fixture(scope='module')
 def study():
-    name = 'temporal_filters_study'  # tools/analysis has a temporal_filters.py too
-    if name not in sys.modules:  # its layer can be registered once
-        spec = importlib.util.spec_from_file_location(name, TOOL)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    return load_script('projects/temporal_filters/temporal_filters.py', 'temporal_filters_study')  # registers a layer
 
 
 def fake_runs(**nominal):

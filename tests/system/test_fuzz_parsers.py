@@ -6,12 +6,10 @@ its name), or the exit of argparse; anything else, a KeyError from the depth or 
 """
 import contextlib
 import functools
-import importlib.util
 import io
 import json
 import os
 import pickle
-import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers.paths import ROOT
+from helpers.scripts import load_script
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from mmaction.registry import MODELS
@@ -38,14 +36,7 @@ NAMED = (ValueError, TypeError, OSError)
 
 def tool(path):
     """A tool as a module, imported in this process."""
-    spec = importlib.util.spec_from_file_location('fuzzed_' + Path(path).stem, ROOT / 'tools' / path)
-    module = importlib.util.module_from_spec(spec)
-    with contextlib.ExitStack() as stack:
-        folder = str((ROOT / 'tools' / path).parent)
-        sys.path.insert(0, folder)
-        stack.callback(sys.path.remove, folder)
-        spec.loader.exec_module(module)
-    return module
+    return load_script(f'tools/{path}')
 
 
 class_folders, class_subset = tool('data/class_folders.py'), tool('data/class_subset.py')

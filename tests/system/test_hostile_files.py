@@ -1,7 +1,6 @@
 """Files from strangers: through every entry point, what they ask for is not done, and the message names the file."""
 import ast
 import functools
-import importlib.util
 import io
 import json
 import os
@@ -20,6 +19,7 @@ import torch
 from compat.test_compat import ATTACKS, Call, guarded, is_guarded, write
 from helpers.headless_chromium import Chromium, find_chromium
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.model import BaseModule
@@ -73,11 +73,7 @@ FORMATS = dict(archive=archive, legacy=legacy, tar=tar, **{
 
 def tool(name):
     """``main`` of a tool, in this process."""
-    path = ROOT / name
-    spec = importlib.util.spec_from_file_location(f'hostile_{path.stem}', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_script(name).main
 
 
 def call(name, *arguments):

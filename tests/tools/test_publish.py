@@ -1,6 +1,5 @@
 """tools/publish.py: what it keeps, what it refuses, and the name it gives."""
 import hashlib
-import importlib.util
 from collections import OrderedDict
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
@@ -16,14 +16,7 @@ from mmengine.runner import load_checkpoint
 CONFIG = ROOT / 'configs/recognition/lenet5/lenet5-3t_scratch_1xb20-30x1x1-20e_video-mnist.py'
 
 
-def tool(path):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-publish = tool('tools/publish.py')
+publish = load_script('tools/publish.py')
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The model index as mim and MMEngine read it, the checkpoints of the repository, and what loads from other zoos."""
 import hashlib
-import importlib.util
 import re
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.models.backbones import ResNet, ResNet2Plus1d, ResNetTSM
 from mmaction.registry import DATASETS, MODELS
 from mmaction.structures import ActionDataSample
@@ -25,14 +25,7 @@ FOLDERS = ('lenet5', 'tconv3', 'temporal_filters', 'clstm')
 RESULTS = yaml.safe_load((ROOT / 'zoo/results.yml').read_text(encoding='utf-8'))
 
 
-def tool(path):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-publish, public_3d, zoo_tables = (tool(f'tools/{name}.py') for name in ('publish', 'convert/public_3d', 'zoo_tables'))
+publish, public_3d, zoo_tables = (load_script(f'tools/{name}.py') for name in ('publish', 'convert/public_3d', 'zoo_tables'))
 
 
 def metafile(path):

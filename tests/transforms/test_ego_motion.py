@@ -1,5 +1,4 @@
 """EgoMotionCrop: sigma=0 against mmaction2's crops, a naive crop, the normal distribution, and a real video."""
-import importlib.util
 import random
 import sys
 from functools import partial
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.datasets.transforms import RandomCrop, RandomResizedCrop
 from mmaction.registry import TRANSFORMS
 from mmengine.dataset import Compose, worker_init_fn
@@ -312,9 +311,7 @@ def test_repr():
 
 def test_figure_of_a_real_clip(shared, tmp_path):
     """tools/analysis/show_augmentations.py: the boxes it draws are where its crops are from."""
-    spec = importlib.util.spec_from_file_location('show_augmentations', ROOT / 'tools/analysis/show_augmentations.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script('tools/analysis/show_augmentations.py')
     clip = str(shared / 'data/clips/jester_102653.mp4')
     rows = tool.make_rows(clip, 4, [1, 4], 2, 3., 64)
     assert [np.unique(np.diff(row.frame_inds)).tolist() for row in rows] == [[2], [1], [4], [2], [2]]

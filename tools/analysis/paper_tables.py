@@ -19,6 +19,7 @@ from mmengine.registry import init_default_scope
 
 import tconv_mmaction  # noqa: F401  registers the networks
 from tconv_mmaction.utils.complexity import BackboneAndHead, count_complexity, count_parameters
+from tconv_mmaction.utils.markdown import markdown_table
 
 CLIP = (1, 3, 32, 224, 224)
 
@@ -193,27 +194,27 @@ def feature_sizes(row: Size) -> List[tuple]:
 
 def print_savings(rows: List[Saving]) -> bool:
     """The percentages; whether all are as they should be."""
-    print('| text | ours | against | paper, % fewer | ours, % fewer | left, % | |\n|---|---|---|---|---|---|---|')
-    agree = True
+    agree, lines = True, []
     for row in rows:
         left = 100 * count_parameters(build(row.ours)) / count_parameters(build(row.other))
         verdict, good = compare(row.percent, float(int(100 - left)), row.note)
-        print(f'| {row.text} | {row.ours.name} | {row.other.name} | {row.percent} | {100 - left:.1f} | {left:.1f} | '
-              f'{verdict} |')
+        lines.append([row.text, row.ours.name, row.other.name, row.percent, f'{100 - left:.1f}', f'{left:.1f}',
+                      verdict])
         agree = agree and good
+    print(markdown_table(['text', 'ours', 'against', 'paper, % fewer', 'ours, % fewer', 'left, %', ''], lines))
     return agree
 
 
 def print_sizes(rows: List[Size]) -> bool:
     """The feature maps; whether all are as printed."""
-    print('| network | layer | paper | ours | |\n|---|---|---|---|---|')
-    agree = True
+    agree, lines = True, []
     for row in rows:
         for layer, printed, ours in zip(row.layers, row.sizes, feature_sizes(row)):
             same = all(p is None or p == o for p, o in zip(printed, ours))
             text = ' x '.join(str(p) for p in printed if p is not None)
-            print(f'| {row.text} | {layer} | {text} | {" x ".join(map(str, ours))} | {"same" if same else "DIFFERS"} |')
+            lines.append([row.text, layer, text, ' x '.join(map(str, ours)), 'same' if same else 'DIFFERS'])
             agree = agree and same
+    print(markdown_table(['network', 'layer', 'paper', 'ours', ''], lines))
     return agree
 
 
@@ -233,10 +234,7 @@ def print_table(table: Table) -> Tuple[bool, List[str]]:
             print()
             return agree, []
     costs = any(row.gflops is not None for row in table.rows)
-    print('| model | paper, GFLOPs | ours, GFLOPs | ours, exactly | parameters | |' if costs else
-          '| model | paper, parameters | ours | |')
-    print('|---|---|---|---|---|---|' if costs else '|---|---|---|---|')
-    agree, left_out = True, []
+    agree, left_out, lines = True, [], []
     for row in table.rows:
         gone = [cfg['type'] for cfg in (row.backbone, row.head) if MODELS.get(cfg['type']) is None]
         if gone:
@@ -252,12 +250,14 @@ def print_table(table: Table) -> Tuple[bool, List[str]]:
         if costs:
             cost = count_complexity(model, CLIP)
             verdict, good = compare(row.gflops, cost.gflops, row.note)
-            print(f'| {row.name} | {row.gflops} | {cost.gflops:.2f} | {cost.total:,} | {parameters:,} | {verdict} |')
+            lines.append([row.name, row.gflops, f'{cost.gflops:.2f}', f'{cost.total:,}', f'{parameters:,}', verdict])
         else:
             verdict, good = compare(row.parameters, parameters, row.note)
-            print(f'| {row.name} | {row.parameters:,} | {parameters:,} | {verdict} |')
+            lines.append([row.name, f'{row.parameters:,}', f'{parameters:,}', verdict])
         agree = agree and good
-    print()
+    columns = (['model', 'paper, GFLOPs', 'ours, GFLOPs', 'ours, exactly', 'parameters', ''] if costs else
+               ['model', 'paper, parameters', 'ours', ''])
+    print(markdown_table(columns, lines) + '\n')
     return agree, left_out
 
 

@@ -15,8 +15,6 @@ import traceback
 from pathlib import Path
 from typing import Callable, List, Tuple, Union
 
-from temporal_params import titles_of
-
 from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret.access.clips import Clip, ClipReader, class_names, load_recognizer
 from tconv_mmaction.interpret.access.modules import find_layer
@@ -78,7 +76,7 @@ def skip(title: str, error: Exception) -> str:
 
 def analyse(args: argparse.Namespace) -> int:
     pairs = [(args.config, args.checkpoint), *map(tuple, args.compare)]
-    titles = args.titles or titles_of(pairs)
+    titles = args.titles or clip_tool.titles_of(pairs)
     if len(titles) != len(pairs):
         raise ValueError(f'--titles: {len(pairs)} model(s) need as many names, got {len(titles)}.')
     if not args.fps > 0:

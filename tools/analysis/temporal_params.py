@@ -24,6 +24,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
+from tconv_mmaction.cli.clip_tool import titles_of
 from tconv_mmaction.compat.checkpoints import UnsafeCheckpointError
 from tconv_mmaction.interpret import (
     draw_distributions,
@@ -58,19 +59,6 @@ def pair_up(config: str, tokens: Sequence[str]) -> List[Tuple[str, str]]:
     if unused:
         raise ValueError(f'--compare: no checkpoint follows the config {unused}.')
     return pairs
-
-
-def titles_of(pairs: Sequence[Tuple[str, str]]) -> List[str]:
-    """The configs' names, or the checkpoints' where all are of one config, or as much of both as tells them apart."""
-    one_config = len({config for config, _ in pairs}) == 1
-    candidates = ([Path(config).stem for config, _ in pairs],
-                  [Path(checkpoint).stem for _, checkpoint in pairs] if one_config else [],
-                  [f'{Path(config).stem} {Path(checkpoint).stem}' for config, checkpoint in pairs],
-                  [f'{Path(config).stem} {checkpoint}' for config, checkpoint in pairs])
-    for titles in candidates:
-        if len(set(titles)) == len(pairs):
-            return titles
-    raise ValueError(f'the same config and checkpoint are given twice: {[" ".join(pair) for pair in pairs]}.')
 
 
 def load_model(config: str, checkpoint: str, options: Dict) -> nn.Module:

@@ -30,6 +30,7 @@ from mmengine.runner import Runner
 
 from tconv_mmaction.transforms.decord_video import first_line
 from tconv_mmaction.utils.lossless_video import write_video
+from tconv_mmaction.utils.markdown import markdown_table
 
 SAMPLE = dict(type='SampleFrames', clip_len=16, frame_interval=1)
 PIPELINE = [dict(type='DecordInit'), SAMPLE, dict(type='DecordDecode'),
@@ -106,9 +107,9 @@ def damage(folder: Path, repeats: int, scratch: Path) -> None:
                         if row is not None:
                             counts.setdefault((row, how), Counter())[outcome] += 1
     outcomes = sorted({outcome for counter in counts.values() for outcome in counter})
-    print(f'| damage | decord is given | {" | ".join(outcomes)} |\n|---|---|{"---|" * len(outcomes)}')
-    for (name, how), counter in sorted(counts.items()):
-        print(f'| {name} | {how} | {" | ".join(str(counter[outcome]) for outcome in outcomes)} |')
+    print(markdown_table(['damage', 'decord is given', *outcomes],
+                         [[name, how, *(counter[outcome] for outcome in outcomes)]
+                          for (name, how), counter in sorted(counts.items())]))
 
 
 def one_file(path: Path, scratch: Path, test_mode: bool, **dataset) -> str:
@@ -126,8 +127,7 @@ def clips(folder: Path, scratch: Path) -> None:
     """Print a table of the real files."""
     from mmaction.datasets.transforms import DecordDecode, DecordInit
     scratch.mkdir(parents=True, exist_ok=True)
-    print('| file | mmaction2 alone | here, VideoDataset | TolerantVideoDataset | either, in test mode |\n'
-          '|---|---|---|---|---|')
+    rows = []
     for path in sorted(p for p in folder.iterdir() if p.suffix in ENDINGS):
         def alone(path=path) -> str:
             results = DecordInit()(dict(filename=str(path), start_index=0))
@@ -146,7 +146,9 @@ def clips(folder: Path, scratch: Path) -> None:
             seen = ['error that names it' if path.name in text else text for text in seen]
             cells.append(', '.join(f'{text} ({count} of {len(seen)})' if count < len(seen) else text
                                    for text, count in Counter(seen).items()))
-        print(f'| {path.name} | {" | ".join(cells)} |')
+        rows.append([path.name, *cells])
+    print(markdown_table(['file', 'mmaction2 alone', 'here, VideoDataset', 'TolerantVideoDataset',
+                          'either, in test mode'], rows))
 
 
 def make_data(folder: Path, number: int, share: float, real: Path) -> Tuple[int, int]:

@@ -35,6 +35,7 @@ import psutil
 import torch
 
 import tconv_mmaction  # noqa: F401  once, for all forked trials
+from tconv_mmaction.utils.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/recognition/lenet5/lenet5-3t_scratch_1xb20-30x1x1-20e_video-mnist.py'
@@ -209,14 +210,14 @@ def trial(number: int, moment: str, group: bool, rng: random.Random, out_dir: Pa
 def write_table(rows: List[Dict[str, object]], path: Path) -> None:
     head = ('trial', 'moment', 'SIGINT to', 'log said last', 'processes', 'ended after (s)', 'exit code',
             'left over', 'checkpoints (unreadable)')
-    lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
+    cells = []
     for row in rows:
         damaged = len(str(row['unreadable']).split('; ')) if row['unreadable'] else 0
-        cells = (row['trial'], row['moment'], row['to'], f"`{row['last_line']}`" if row['last_line'] else 'nothing',
-                 row['processes'], row['ended_after_s'], row['exit_code'], row['leftover'],
-                 f"{row['checkpoints']} ({damaged})")
-        lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
-    path.write_text('\n'.join(lines) + '\n')
+        cells.append((row['trial'], row['moment'], row['to'],
+                      f"`{row['last_line']}`" if row['last_line'] else 'nothing', row['processes'],
+                      row['ended_after_s'], row['exit_code'], row['leftover'],
+                      f"{row['checkpoints']} ({damaged})"))
+    path.write_text(markdown_table(head, cells) + '\n')
 
 
 def main(argv=None) -> int:

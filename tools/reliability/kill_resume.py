@@ -40,6 +40,7 @@ from mmengine.runner import runner as runner_module
 
 import tconv_mmaction
 from tconv_mmaction.utils import atomic, atomic_write_text
+from tconv_mmaction.utils.markdown import markdown_table
 
 PHASES = ['start', 'training', 'dump of temporal parameters', 'checkpoint', 'validation', 'best checkpoint',
           'last_checkpoint', 'end']
@@ -337,8 +338,7 @@ def summary(table: pd.DataFrame, compared: List[Dict[str, Any]], options: argpar
         f'with the lr, the best score ({best:g}), the name of the best checkpoint, the state of early stopping, and',
         'the history of losses and accuracies (without the times); of the dumps of the temporal parameters every',
         'number; and that no temporary file is left.',
-        '', '| killed during | where | kills |', '| --- | --- | --- |',
-        *(f'| {row.phase} | {row.where} | {row.kills} |' for row in phases.itertuples()), '',
+        '', markdown_table(['killed during', 'where', 'kills'], phases.itertuples(index=False)), '',
         *(f'* {row["file"]}: {row["differences"]}' for row in bad), *([''] if bad else []),
         f'{seconds:.0f} s on {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, '
         f'mmengine {mmengine.__version__}, tconv_mmaction {tconv_mmaction.__version__}.', '']

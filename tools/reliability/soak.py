@@ -180,17 +180,19 @@ SHOWN = dict(main_rss='main process, RSS in MB', worker_rss='a data worker, RSS 
 
 def table_of(result: Dict[str, object]) -> str:
     """The report as Markdown: means of the first and the last tenth, and slopes with 95 % intervals."""
+    from tconv_mmaction.utils.markdown import markdown_table  # late: the process that samples stays small
     lines = [f"{result['hours']:.2f} h, {result['iterations']} iterations, {result['epochs']} epochs, "
              f"{result['main_cpu_hours']:.2f} h of CPU time of the main process, {result['workers_seen']} data workers "
              f"seen. {result['samples']} samples, {result['samples_after_warm_up']} after the warm-up. End: "
-             f"{result['end']}.", '',
-             '| | first tenth | last tenth | per hour | per hour of CPU | per 1000 iterations |',
-             '|---|---|---|---|---|---|']
+             f"{result['end']}.", '']
+    rows = []
     for name, title in SHOWN.items():
         row = result[name]
         cells = [f"{row[unit]['slope']:+.2f} [{row[unit]['low']:+.2f}, {row[unit]['high']:+.2f}]"
                  for unit in ('per_hour', 'per_cpu_hour', 'per_1000_iterations')]
-        lines.append(f"| {title} | {row['first_tenth']:.1f} | {row['last_tenth']:.1f} | {' | '.join(cells)} |")
+        rows.append([title, f"{row['first_tenth']:.1f}", f"{row['last_tenth']:.1f}", *cells])
+    header = ['', 'first tenth', 'last tenth', 'per hour', 'per hour of CPU', 'per 1000 iterations']
+    lines.append(markdown_table(header, rows))
     return '\n'.join(lines) + '\n'
 
 

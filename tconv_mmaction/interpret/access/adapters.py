@@ -6,8 +6,9 @@ The methods of this package only know clips and scores; this module stands betwe
 import copy
 
 from mmaction.models.recognizers import Recognizer2D, Recognizer3D
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
+
+from ...utils.wrappers import unwrap
 
 OUTPUTS = ('probabilities', 'logits')
 
@@ -19,7 +20,7 @@ class RecognizerScores(nn.Module):
     scores. ``max_testing_views`` is not used, the caller chooses the batch.
 
     Args:
-        recognizer: a ``Recognizer3D`` or ``Recognizer2D``, also in DDP.
+        recognizer: a ``Recognizer3D`` or ``Recognizer2D``, also in DDP, averaged or compiled.
         output: 'probabilities' (softmax, what masks need) or 'logits' (what Grad-CAM and saliency need).
 
     Shape: clip (N, C, T, H, W), normalised as the data preprocessor does -> (N, num_classes).
@@ -31,7 +32,7 @@ class RecognizerScores(nn.Module):
 
     def __init__(self, recognizer: nn.Module, output: str = 'probabilities') -> None:
         super().__init__()
-        recognizer = recognizer.module if is_model_wrapper(recognizer) else recognizer
+        recognizer = unwrap(recognizer)
         if not isinstance(recognizer, (Recognizer2D, Recognizer3D)):
             raise TypeError(f'{type(recognizer).__name__} is neither a Recognizer3D nor a Recognizer2D. Write a '
                             'function from a clip (N, C, T, H, W) to scores (N, K) for it and give that instead.')
@@ -64,5 +65,5 @@ class RecognizerScores(nn.Module):
 
 def as_score_function(model: nn.Module, output: str) -> nn.Module:
     """A recognizer becomes :class:`RecognizerScores`; any other module is taken to be (N, C, T, H, W) -> (N, K)."""
-    inner = model.module if is_model_wrapper(model) else model
+    inner = unwrap(model)
     return RecognizerScores(inner, output) if isinstance(inner, (Recognizer2D, Recognizer3D)) else model

@@ -3,10 +3,11 @@
 Everything is drawn from what :func:`.model_comparison.compare` returns.
 """
 import html
-from typing import List, Optional, Sequence
+from typing import Optional, Sequence
 
 from matplotlib.figure import Figure
 
+from ...utils.markdown import markdown_table
 from .model_comparison import BLOB_MEASURES, MASK_MEASURES, MEASURES
 
 TITLES = dict(blob_count='Blob count', blob_size='Blob size', centre_distance='Centre distance',
@@ -25,18 +26,12 @@ def _cell(text: str) -> str:
     return html.escape(' '.join(str(text).split()), quote=False).replace('\\', '\\\\').replace('|', '\\|')
 
 
-def _rows(cells: Sequence[Sequence[str]]) -> List[str]:
-    """Markdown rows, the first one the head."""
-    lines = ['| ' + ' | '.join(row) + ' |' for row in cells]
-    return [lines[0], '|' + '---|' * len(cells[0]), *lines[1:]]
-
-
-def _statistics(comparison: dict, titles: Sequence[str], names: Sequence[str]) -> List[str]:
-    cells = [['Model', *(TITLES[name] for name in names)]]
+def _statistics(comparison: dict, titles: Sequence[str], names: Sequence[str]) -> str:
+    cells = []
     for i, title in enumerate(titles):
         found = [comparison['measures'][name]['models'][i] for name in names]
         cells.append([title, *(f"{_number(s['mean'])} ± {_number(s['std'])} (n = {s['count']})" for s in found)])
-    return _rows(cells)
+    return markdown_table(['Model', *(TITLES[name] for name in names)], cells)
 
 
 def _test_cell(test: dict) -> str:
@@ -59,27 +54,29 @@ def tables(comparison: dict, titles: Sequence[str], class_names: Optional[Sequen
     if comparison['f1'] is not None:
         found = comparison['f1']
         classes = sorted({int(c) for scores in found for c in scores['classes']})
-        cells = [['Class', *titles]]
+        cells = []
         for c in classes:
             name = _cell(class_names[c]) if class_names else f'class {c}'
             cells.append([name, *(_number(scores['classes'].get(str(c))) for scores in found)])
         cells.append(['mean F1', *(_number(scores['mean']) for scores in found)])
         cells.append(['accuracy', *(_number(value) for value in comparison['accuracy'])])
-        lines += ['Table 2: F1 per class and model, of the view of each clip that was analysed.', '', *_rows(cells), '']
+        lines += ['Table 2: F1 per class and model, of the view of each clip that was analysed.', '',
+                  markdown_table(['Class', *titles], cells), '']
     lines += [f"Table 3: Grad-CAM maps of {comparison['clips']} clips, for the class of the {target}. Blobs per frame; "
               'size (diameter) and distance from the centre of the frame per blob, in pixels of the input.', '',
-              *_statistics(comparison, titles, BLOB_MEASURES), '',
+              _statistics(comparison, titles, BLOB_MEASURES), '',
               f"Table 4: temporal masks of {comparison['clips']} clips. Mask length in frames; the drop ratio is of "
               'the clips with OS - RS > 0.001 and OS - FS > 0.001.', '',
-              *_statistics(comparison, titles, MASK_MEASURES), '',
+              _statistics(comparison, titles, MASK_MEASURES), '',
               "Welch's t-test of the difference of the means (unequal variances, two-sided). Over all values as in "
               'Tables 3 and 4; frames and blobs of one clip are alike, so for the first three the test over one mean '
               'per clip is the one to believe.', '']
-    cells = [['Measure', 'over all values', 'over clips']]
+    cells = []
     for name in MEASURES:
         found = comparison['measures'][name]
         cells.append([TITLES[name], _test_cell(found['welch']), _test_cell(found['welch_clips'])])
-    return '\n'.join(lines + _rows(cells)) + '\n'
+    lines.append(markdown_table(['Measure', 'over all values', 'over clips'], cells))
+    return '\n'.join(lines) + '\n'
 
 
 def draw_histograms(comparison: dict, titles: Sequence[str]) -> Figure:

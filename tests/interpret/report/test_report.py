@@ -1,6 +1,5 @@
 """The report page: its numbers are the methods', its HTML is sound whatever the names, and it works in a browser."""
 import base64
-import importlib.util
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 from helpers.headless_chromium import Chromium, find_chromium
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmengine.config import Config
 from torch import nn
 
@@ -96,12 +96,9 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture
-def report(project, monkeypatch):
+def report(project):
     """``report(arguments)`` runs the tool on the 3T model and returns its exit code."""
-    monkeypatch.syspath_prepend(str(TOOLS))
-    spec = importlib.util.spec_from_file_location('analysis_tool_report', TOOLS / 'report.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script('tools/analysis/report.py')
 
     def run(*arguments):
         return module.main([str(argument) for argument in (project / 'three.py', project / 'three.pth', *arguments,

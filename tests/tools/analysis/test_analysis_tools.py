@@ -1,5 +1,4 @@
 """The tools of tools/analysis that look at clips, run as their users do: config, checkpoint, video files."""
-import importlib.util
 
 import cv2
 import numpy as np
@@ -7,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.apis import inference_recognizer
 from mmengine.config import Config
 
@@ -107,14 +107,9 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-
+def tool():
     def run(name, *arguments):
-        spec = importlib.util.spec_from_file_location(f'analysis_tool_{name}', TOOLS / f'{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.main([str(argument) for argument in arguments])
+        return load_script(f'tools/analysis/{name}.py').main([str(argument) for argument in arguments])
     return run
 
 

@@ -1,6 +1,5 @@
 """Two models over the same clips: aggregates by hand, the tool run, killed and resumed, and in two processes."""
 import contextlib
-import importlib.util
 import io
 import json
 import math
@@ -15,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.registry import MODELS
 from mmengine.config import Config
 from scipy import stats
@@ -143,9 +143,7 @@ def run_elsewhere(project, out, *options, processes=1, **environment):
 
 def run(project, out, *options, models=None):
     """The tool in this process, with one thread as in the others."""
-    spec = importlib.util.spec_from_file_location('compare_models_tool', TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script('tools/analysis/compare_models.py')
     threads, stdout, stderr = torch.get_num_threads(), io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         patch.syspath_prepend(str(project))

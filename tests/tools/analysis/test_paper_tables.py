@@ -1,9 +1,8 @@
 """The papers' parameter counts and GFLOPs, to the last digit, and the counter against mmengine's."""
-import importlib.util
 
 import pytest
 import torch
-from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.models.heads import I3DHead
 from mmengine.analysis import get_model_complexity_info
 from torch import nn
@@ -12,9 +11,7 @@ from tconv_mmaction.backbones import TemporalResNet3d
 from tconv_mmaction.layers import Conv3T, MultiBranchConv3d, switch_to_deploy
 from tconv_mmaction.utils.complexity import BackboneAndHead, count_complexity, count_parameters
 
-spec = importlib.util.spec_from_file_location('paper_tables', ROOT / 'tools/analysis/paper_tables.py')
-paper_tables = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(paper_tables)
+paper_tables = load_script('tools/analysis/paper_tables.py')
 
 # depth, kind, t1-t5 -> GFLOPs as printed, multiply-adds + 2 x norm outputs, parameters with 1000 classes
 COSTS = {

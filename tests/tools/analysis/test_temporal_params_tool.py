@@ -1,5 +1,4 @@
 """tools/analysis/temporal_params.py on checkpoints of small LeNets with known parameters."""
-import importlib.util
 import math
 import os
 import re
@@ -9,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from helpers.tiny_project import run_here
 from mmaction.registry import MODELS
 from mmengine.config import Config
@@ -30,10 +30,7 @@ model = dict(
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location('temporal_params_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/analysis/temporal_params.py')
 
 
 def write(folder, name, cfg="type='Conv3T'", channels=(2, 3), scale=1.1, rotate=0.2, prefix=''):

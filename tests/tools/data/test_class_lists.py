@@ -1,20 +1,12 @@
 """Lists of Jester and Something-Something V2 from their official files, and subsets of classes."""
-import importlib.util
 import json
 
 import pytest
-from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.datasets import RawframeDataset, VideoDataset
 
-
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f'tools/data/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-jester, sthv2, class_subset = tool('jester'), tool('sthv2'), tool('class_subset')
+jester, sthv2, class_subset = (
+    load_script(f'tools/data/{name}.py') for name in ('jester', 'sthv2', 'class_subset'))
 
 
 @pytest.fixture

@@ -1,17 +1,15 @@
 """The streaming demo gives at every frame what the network gives on the clip up to that frame."""
-import importlib.util
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.apis import inference_recognizer, init_recognizer
 from mmengine.config import Config
 
-spec = importlib.util.spec_from_file_location('stream_clstm', ROOT / 'tools/demo/stream_clstm.py')
-demo = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(demo)
+demo = load_script('tools/demo/stream_clstm.py')
 
 CONFIGS = ROOT / 'configs/recognition/clstm'
 

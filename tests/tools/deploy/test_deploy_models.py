@@ -1,12 +1,12 @@
 """3T networks of the configs as plain 3D networks: fused, exported to ONNX, and counted by mmaction2's get_flops.py."""
 import copy
-import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from mmengine import analysis
@@ -23,14 +23,7 @@ from tconv_mmaction.utils.complexity import count_complexity, count_parameters
 CONFIGS = ROOT / 'configs/recognition'
 
 
-def tool(path):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-export_onnx, reparameterize_model = tool('tools/deploy/export_onnx.py'), tool('tools/deploy/reparameterize_model.py')
+export_onnx, reparameterize_model = load_script('tools/deploy/export_onnx.py'), load_script('tools/deploy/reparameterize_model.py')
 
 
 def build(pattern):

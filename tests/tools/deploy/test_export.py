@@ -1,10 +1,9 @@
 """Every kind of recognizer, deployed, through torch.export and ONNX: the network's own scores, for any batch."""
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config, ConfigDict
@@ -12,15 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tconv_mmaction.layers import ConvLSTM2d, switch_to_deploy
 
-
-def tool(path):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-export_onnx = tool('tools/deploy/export_onnx.py')
+export_onnx = load_script('tools/deploy/export_onnx.py')
 HEAD = dict(type='I3DHead', num_classes=5, spatial_type='avg', dropout_ratio=0., average_clips='prob')
 SMALL_RESNET = dict(type='TemporalResNet3d', depth=18, base_channels=4, num_stages=2, temporal_kernels=(3, 3, 5),
                     out_indices=(1, ), spatial_strides=(1, 2), temporal_strides=(1, 2), dilations=(1, 1))

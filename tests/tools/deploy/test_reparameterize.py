@@ -1,12 +1,12 @@
 """Fusing whole nets: TemporalResNet3d, the hook that tests the fused model, and the tool that writes it."""
 import copy
-import importlib.util
 import runpy
 import sys
 
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from helpers.tiny_project import make_project
 from layers.test_multi_branch import randomise
 from mmaction.apis import init_recognizer
@@ -28,13 +28,6 @@ from tconv_mmaction.layers import MultiBranchConv3d, accept_single_filters, swit
 TOOL = ROOT / 'tools/deploy/reparameterize_model.py'
 MULTI = dict(type='MultiBranchConv3d', eta=2.0)
 SEPARABLE = dict(type='SeparableConv3d', temporal_cfg=MULTI)
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location('reparameterize_model', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def small_resnet(temporal_cfg, depth=18, **options):
@@ -202,7 +195,7 @@ def test_fused_and_unfused_accuracy_are_equal(trained, tmp_path, capsys):
     assert sum(isinstance(module, MultiBranchConv3d) for module in runner.model.modules()) == 17  # put back
 
     out = tmp_path / 'fused.pth'
-    load_tool().main([str(config), str(checkpoint), str(out)])
+    load_script('tools/deploy/reparameterize_model.py').main([str(config), str(checkpoint), str(out)])
     assert '17 layers fused' in capsys.readouterr().out
     saved = torch.load(out)
     assert 'optimizer' not in saved and saved['meta']['epoch'] == 2 and saved['meta']['dataset_meta'] is not None
@@ -246,7 +239,7 @@ def test_hook_comes_after_ema_and_refuses_a_net_without_layers_to_fuse():
 def test_tool_mistakes(trained, tmp_path, capsys):
     config, folder = trained
     checkpoint = str(folder / 'work/epoch_2.pth')
-    tool = load_tool()
+    tool = load_script('tools/deploy/reparameterize_model.py')
     for arguments, match in (([str(config), checkpoint, 'fused.onnx'], 'must end in'),
                              ([str(config), checkpoint, checkpoint], 'would replace'),
                              ([str(config), checkpoint, str(config.with_suffix('.pth'))], 'would replace')):
@@ -277,7 +270,7 @@ def test_tool_fuses_other_layers(cfg, expected, trained, tmp_path):
     config.dump(tmp_path / 'config.py')
     model = randomise(MODELS.build(config.model)).eval()
     torch.save({f'module.{key}': value for key, value in model.state_dict().items()}, tmp_path / 'raw.pth')
-    tool = load_tool()
+    tool = load_script('tools/deploy/reparameterize_model.py')
     tool.main([str(tmp_path / 'config.py'), str(tmp_path / 'raw.pth'), str(tmp_path / 'fused.pth')])
     fused = init_recognizer(str(tmp_path / 'fused.py'), str(tmp_path / 'fused.pth'), device='cpu')
     assert fused.cfg.model.backbone.temporal_cfg == expected

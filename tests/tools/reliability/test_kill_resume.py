@@ -1,20 +1,16 @@
 """tools/reliability/kill_resume.py: its comparison sees a single bit, its plans cover every write, and it runs."""
-import importlib.util
 import os
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.paths import ROOT
+from helpers.scripts import load_script
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('kill_resume', ROOT / 'tools/reliability/kill_resume.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script('tools/reliability/kill_resume.py')
 
 
 def test_the_comparison_sees_a_bit_a_key_a_type_and_a_length(tool):
