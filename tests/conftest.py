@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.compared_project import compared, compared_once  # noqa: F401  fixtures of several folders
 from helpers.paths import ROOT, SHARED
 from hypothesis import HealthCheck, settings
 from mmengine.registry import init_default_scope

@@ -1,12 +1,12 @@
 """Every config of the repository: it builds, trains one step, validates and tests one step, and its pipelines run."""
 import json
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.reduced_config import find_pretrained, reduced
+from helpers.videos import write_film
 from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -97,13 +97,8 @@ def test_fused_parameter_counts(pattern, count):
 
 @pytest.fixture(scope='module')
 def video(tmp_path_factory):
-    path = tmp_path_factory.mktemp('video') / 'noise.avi'
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 25, (340, 256))
-    rng = np.random.default_rng(0)
-    for _ in range(40):
-        writer.write(rng.integers(0, 256, (256, 340, 3), dtype=np.uint8))
-    writer.release()
-    return path
+    noise = np.random.default_rng(0).integers(0, 256, (40, 256, 340, 3), dtype=np.uint8)
+    return write_film(tmp_path_factory.mktemp('video') / 'noise.avi', noise)
 
 
 def pipelines():

@@ -1,13 +1,11 @@
 """Unreadable videos: errors that name them, a data set that replaces and lists them, and a test that never does."""
-import json
 import multiprocessing
-import struct
 
-import cv2
 import decord
 import numpy as np
 import pytest
 import torch
+from helpers.videos import DECODE, PIPELINE, dataset_cfg, listed, make_videos, smooth_clip, write_avi, write_film
 from mmaction.datasets.transforms import DecordInit as PlainDecordInit
 from mmaction.registry import DATASETS, TRANSFORMS
 from mmengine.config import Config
@@ -21,63 +19,6 @@ from tconv_mmaction.transforms import UnreadableVideoError
 from tconv_mmaction.transforms.decord_video import first_line
 from tconv_mmaction.utils.lossless_video import write_video
 from tconv_mmaction.utils.sample_seeds import seed_samples
-
-DECODE = [dict(type='DecordInit'), dict(type='SampleFrames', clip_len=4, frame_interval=1), dict(type='DecordDecode')]
-ENCODED = {}  # a video per grey value
-PIPELINE = [*DECODE, dict(type='FormatShape', input_format='NCTHW'), dict(type='PackActionInputs')]
-
-
-def write_avi(path, frames):
-    """A Motion-JPEG AVI of (T, H, W, 3) frames by hand: OpenCV writes no odd sizes and no wrong headers."""
-    count, height, width = frames.shape[:3]
-
-    def chunk(name, data):
-        return name + struct.pack('<I', len(data)) + data + b'\0' * (len(data) % 2)
-
-    jpegs = [cv2.imencode('.jpg', frame, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes() for frame in frames]
-    avih = struct.pack('<14I', 33333, 0, 0, 0x10, count, 0, 1, 0, width, height, 0, 0, 0, 0)
-    strh = struct.pack('<4s4sIHHIIIIIIII4H', b'vids', b'MJPG', *[0] * 4, 1, 30, 0, count, *[0] * 5, width, height)
-    strf = struct.pack('<IiiHH4sIiiII', 40, width, height, 1, 24, b'MJPG', 3 * width * height, 0, 0, 0, 0)
-    streams = chunk(b'LIST', b'strl' + chunk(b'strh', strh) + chunk(b'strf', strf))
-    movie, index = b'movi', b''
-    for jpeg in jpegs:
-        index += b'00dc' + struct.pack('<III', 0x10, len(movie), len(jpeg))
-        movie += chunk(b'00dc', jpeg)
-    body = b'AVI ' + chunk(b'LIST', b'hdrl' + chunk(b'avih', avih) + streams) + chunk(b'LIST', movie)
-    body += chunk(b'idx1', index)
-    path.write_bytes(b'RIFF' + struct.pack('<I', len(body)) + body)
-
-
-def smooth_clip(count, height, width):
-    ramp = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 100, width))
-    return np.stack([np.repeat((ramp + 3 * t)[..., None], 3, 2) for t in range(count)]).astype('uint8')
-
-
-def make_videos(folder, good, bad=()):
-    """``good`` lossless videos whose pixels have the value of their index (modulo 40), and bad ones; a list of all."""
-    folder.mkdir(exist_ok=True)
-    names = [f'v{index:03d}.mkv' for index in range(good)]
-    for index, name in enumerate(names):
-        value = index % 40
-        if value not in ENCODED:
-            write_video(folder / name, np.full((6, 20, 20), value, dtype='uint8'))
-            ENCODED[value] = (folder / name).read_bytes()
-        (folder / name).write_bytes(ENCODED[value])
-    for index, data in enumerate(bad):
-        names.insert((index * 37 + 3) % (len(names) + 1), f'bad{index}.mp4')
-        (folder / f'bad{index}.mp4').write_bytes(data)
-    (folder / 'list.txt').write_text(''.join(f'{name} {index % 2}\n' for index, name in enumerate(names)))
-    return names
-
-
-def dataset_cfg(folder, **kwargs):
-    return dict(dict(type='TolerantVideoDataset', ann_file=str(folder / 'list.txt'), pipeline=PIPELINE,
-                     data_prefix=dict(video=str(folder)), bad_videos_file=str(folder / 'bad.jsonl')), **kwargs)
-
-
-def listed(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
 
 # -- the error --------------------------------------------------------------------------------------------------------
 
@@ -135,9 +76,7 @@ def test_one_frame_is_a_clip(tmp_path):
 
 def test_one_frame_that_decord_cannot_count_is_named(tmp_path):
     path = tmp_path / 'one.mkv'
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*'FFV1'), 30., (20, 20), False)
-    writer.write(np.zeros((20, 20), dtype='uint8'))
-    writer.release()
+    write_film(path, np.zeros((1, 20, 20), dtype='uint8'))
     with pytest.raises(UnreadableVideoError, match='one.mkv cannot be read: .*number of frames') as caught:
         TRANSFORMS.build(DECODE[0])(dict(filename=str(path)))
     assert caught.value.kind == 'no count'

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from backbones.test_inflation import WIDTH, random_resnet2d
 from helpers.doc_pages import blocks
+from helpers.resnet2d import WIDTH, random_resnet2d
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config

@@ -13,16 +13,13 @@ import re
 import shlex
 import sys
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from backbones.test_inflation import (  # a state dict in the layout of torchvision's ResNet18, 8 wide
-    WIDTH,
-    random_resnet2d,
-)
 from helpers.paths import ROOT
+from helpers.resnet2d import WIDTH, random_resnet2d
 from helpers.tiny_project import run_here
+from helpers.videos import write_film
 
 from tconv_mmaction.layers import Conv3T
 
@@ -109,18 +106,15 @@ def project(tmp_path):
 
 def write_clip(path, label, rng):
     """A square on noise, 10 to 20 frames of 64x40: yellow and moving right, or cyan and moving left (in BGR)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*('mp4v' if path.suffix == '.mp4' else 'MJPG')), 10,
-                             (64, 40))
-    assert writer.isOpened()
     frames, top = rng.randint(10, 20), rng.randint(8, 20)
+    images = []
     for t in range(frames):
         image = np.random.RandomState(rng.randint(0, 9999)).randint(0, 60, (40, 64, 3), dtype='uint8')
         left = round(52 * t / (frames - 1))
         left = 52 - left if label else left
         image[top:top + 12, left:left + 12] = (255, 255, 0) if label else (0, 255, 255)
-        writer.write(image)
-    writer.release()
+        images.append(image)
+    write_film(path, images)
 
 
 def make_videos(folder, names):

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.tiny_training import TinyData, TinyModel
 from mmaction.registry import HOOKS
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -25,28 +25,6 @@ from tconv_mmaction.interpret.parameter_statistics import MODEL_ROW
 from tconv_mmaction.layers import Conv3T
 
 SCALARS = {f'temporal/{symbol}_{kind}' for symbol in ('s', 'r', 'p_x', 'p_y') for kind in ('mean', 'std')}
-
-
-class TinyModel(BaseModel):
-    def __init__(self, conv=None):
-        super().__init__()
-        self.conv = Conv3T(1, 2, 3) if conv is None else conv
-        self.fc = nn.Linear(2, 2)
-
-    def forward(self, inputs, labels, mode='tensor'):
-        logits = self.fc(self.conv(inputs).mean((2, 3, 4)))
-        return dict(loss=nn.functional.cross_entropy(logits, labels)) if mode == 'loss' else logits
-
-
-class TinyData(torch.utils.data.Dataset):
-    metainfo = {}
-
-    def __len__(self):
-        return 6
-
-    def __getitem__(self, i):
-        generator = torch.Generator().manual_seed(i)
-        return dict(inputs=torch.randn(1, 4, 5, 5, generator=generator), labels=i % 2)
 
 
 class Keep(Hook):
@@ -87,7 +65,7 @@ def build(work_dir, hook, model=None, epochs=3, iters=None, log_interval=1, hook
     build.count += 1
     return Runner(
         model=model or TinyModel(), work_dir=str(work_dir), train_cfg=train_cfg, experiment_name=f'run{build.count}',
-        train_dataloader=dict(batch_size=2, num_workers=0, dataset=TinyData(), collate_fn=dict(type='default_collate'),
+        train_dataloader=dict(batch_size=2, num_workers=0, dataset=TinyData(6), collate_fn=dict(type='default_collate'),
                               sampler=sampler),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=log_interval)),

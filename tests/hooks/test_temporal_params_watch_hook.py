@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers.many_processes import run_ranks
 from helpers.paths import ROOT
+from helpers.tiny_training import TinyData, TinyModel
 from mmaction.registry import HOOKS
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
@@ -20,28 +20,6 @@ from torch import nn
 from tconv_mmaction.hooks import TemporalParamsError
 from tconv_mmaction.hooks.temporal_params_watch_hook import COLUMNS, watched_values
 from tconv_mmaction.layers import Conv3T
-
-
-class TinyModel(BaseModel):
-    def __init__(self, conv=None):
-        super().__init__()
-        self.conv = Conv3T(1, 4, 3) if conv is None else conv
-        self.fc = nn.Linear(self.conv.out_channels, 2)
-
-    def forward(self, inputs, labels, mode='tensor'):
-        logits = self.fc(self.conv(inputs).mean((2, 3, 4)))
-        return dict(loss=nn.functional.cross_entropy(logits, labels)) if mode == 'loss' else logits
-
-
-class TinyData(torch.utils.data.Dataset):
-    metainfo = {}
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, i):
-        generator = torch.Generator().manual_seed(i)
-        return dict(inputs=torch.randn(1, 4, 5, 5, generator=generator), labels=i % 2)
 
 
 class At(Hook):
@@ -66,9 +44,9 @@ def build(work_dir, hook=(), model=None, epochs=2, lr=1e-6, hooks=(), optim_wrap
     build.count += 1
     torch.manual_seed(0)
     runner = Runner(
-        model=model or TinyModel(), work_dir=str(work_dir), experiment_name=f'watch{build.count}',
+        model=model or TinyModel(Conv3T(1, 4, 3)), work_dir=str(work_dir), experiment_name=f'watch{build.count}',
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
-        train_dataloader=dict(batch_size=2, num_workers=0, dataset=TinyData(), collate_fn=dict(type='default_collate'),
+        train_dataloader=dict(batch_size=2, num_workers=0, dataset=TinyData(8), collate_fn=dict(type='default_collate'),
                               sampler=dict(type='DefaultSampler', shuffle=False)),
         optim_wrapper=optim_wrapper or dict(optimizer=dict(type='SGD', lr=lr)),
         custom_hooks=[dict(type='TemporalParamsWatchHook', **{'interval': 1, **dict(hook)}), *hooks],
@@ -160,7 +138,7 @@ def test_between_checks_nothing_is_read(tmp_path, monkeypatch):
 
 
 def test_a_spoiled_checkpoint_is_said_before_the_first_step(tmp_path):
-    model = TinyModel()
+    model = TinyModel(Conv3T(1, 4, 3))
     with torch.no_grad():
         model.conv.translate_x[0, 3] = 7
     torch.save(model.state_dict(), tmp_path / 'spoiled.pth')
@@ -236,7 +214,7 @@ def test_stop_saves_a_checkpoint_that_loads(tmp_path):
     assert 'lower learning rate' in message and isinstance(raised.value, FloatingPointError)
     state = torch.load(path, weights_only=True)  # the compat layer reads MMEngine's own contents too
     assert state['meta']['iter'] == iteration and state['meta']['epoch'] == 0
-    model = TinyModel()
+    model = TinyModel(Conv3T(1, 4, 3))
     model.load_state_dict(state['state_dict'])
     value = getattr(model.conv, first['parameter']).detach()[int(first['step']), int(first['filter'])]
     assert float(value) == pytest.approx(float(first['value']), rel=1e-6)

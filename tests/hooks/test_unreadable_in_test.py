@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets.test_tolerant_decode import DECODE, PIPELINE, dataset_cfg, listed, make_videos
 from helpers.many_processes import run_ranks
+from helpers.videos import DECODE, PIPELINE, dataset_cfg, listed, make_videos
 from mmaction.registry import DATASETS, HOOKS, METRICS
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config

@@ -1,13 +1,13 @@
 """Channels that drive a class: contributions by finite differences and by hand, motion of the ones found, the tool."""
 import re
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.scripts import load_script
+from helpers.videos import write_film
 from mmaction.registry import MODELS
 from mmcv.cnn import ConvModule
 from mmengine.config import Config
@@ -210,12 +210,10 @@ def project(tmp_path):
         model.init_weights()
         torch.save(dict(state_dict=model.state_dict()), tmp_path / f'{name}.pth')
     for index in range(3):
-        writer = cv2.VideoWriter(str(tmp_path / f'{index}.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 10, (64, 48))
-        for t in range(14):
-            image = np.full((48, 64, 3), 20 * index, dtype=np.uint8)
+        images = np.full((14, 48, 64, 3), 20 * index, dtype=np.uint8)
+        for t, image in enumerate(images):
             image[10:20, 2 * t:2 * t + 10] = (40, 120, 250)
-            writer.write(image)
-        writer.release()
+        write_film(tmp_path / f'{index}.mp4', images)
     (tmp_path / 'broken.mp4').write_bytes(b'no video' * 90)
     (tmp_path / 'list.txt').write_text('0.mp4 1\n1.mp4 0\nbroken.mp4 0\n2.mp4 1\n')
     (tmp_path / 'classes.txt').write_text('sit down\nstand up\n')

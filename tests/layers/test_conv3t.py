@@ -8,34 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.paths import golden
+from helpers.conv3t_layers import GOLDEN, generic_layer, golden_layer
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmengine.registry import DefaultScope
+from tconv_mmaction.ops.conv3t.slice_transforms import resampling_matrices
 from torch import nn
 
 from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, switch_to_deploy
 from tconv_mmaction.maths.temporal_transform import affine_matrix, resampling_matrices, temporal_kernel
-
-GOLDEN = golden('conv3t_*.npz')
-
-
-def golden_layer(data, dtype):
-    out_channels, in_channels, *kernel_size = data['kernel'].shape
-    layer = Conv3T(in_channels, out_channels, tuple(kernel_size), stride=data['stride'].tolist(),
-                   padding=data['padding'].tolist()).to(dtype)
-    names = ('weight', 'bias', *TEMPORAL_PARAMETERS)
-    layer.load_state_dict({name: torch.tensor(data[name]) for name in names})
-    return layer
-
-
-def generic_layer(*args, spread=0.3, **kwargs):
-    """A layer away from the identity, where everything is smooth."""
-    layer = Conv3T(*args, **kwargs).double()
-    with torch.no_grad():
-        for name in TEMPORAL_PARAMETERS:
-            parameter = getattr(layer, name)
-            parameter += spread * torch.randn(parameter.shape, dtype=parameter.dtype)
-    return layer
 
 
 def naive_kernel(weight, scale, rotate, translate_x, translate_y):

@@ -11,6 +11,7 @@ import pytest
 import scipy.fft
 import torch
 import torch.nn.functional as F
+from helpers.norms import randomise
 from mmaction.models import ResNet3d
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
@@ -37,17 +38,6 @@ from tconv_mmaction.ops.conv3d.basis_rule import BasisRule, basis_for, multiply_
 
 INF = float('inf')
 ETAS = (1, 2., 4, INF)
-
-
-def randomise(model):
-    """Norms with statistics and affine parameters away from their initial values, also negative gains."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            nn.init.uniform_(module.weight, -1.5, 1.5)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.3, 3)
-    return model
 
 
 # -- the basis ----------------------------------------------------------------------------------------------------

@@ -3,13 +3,13 @@ import json
 import sys
 from pathlib import Path
 
-import cv2
 import mmengine
 import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.scripts import load_script
+from helpers.videos import write_film
 from mmaction.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -35,12 +35,8 @@ def benchmark():
 def videos(tmp_path):
     """Two AVIs of 20 frames of 60x80 whose grey value is 10 times the frame's number, with lists for split 1."""
     for folder, name in (('sit', 'a'), ('stand', 'b')):
-        (tmp_path / 'videos' / folder).mkdir(parents=True)
-        writer = cv2.VideoWriter(str(tmp_path / f'videos/{folder}/{name}.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 30,
-                                 (80, 60))
-        for t in range(20):
-            writer.write(np.full((60, 80, 3), 10 * t, np.uint8))
-        writer.release()
+        write_film(tmp_path / f'videos/{folder}/{name}.avi',
+                   [np.full((60, 80, 3), 10 * t, np.uint8) for t in range(20)])
     for part in ('train', 'test'):
         (tmp_path / f'sitstand_{part}_split1.txt').write_text('sit/a.avi 0\nstand/b.avi 1\n')
     return tmp_path

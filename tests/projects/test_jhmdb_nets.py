@@ -3,11 +3,11 @@ import importlib
 import json
 import sys
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.videos import write_film
 
 from tconv_mmaction.layers import Conv3T, MultiBranchConv3d
 
@@ -26,14 +26,9 @@ def data(tmp_path):
     """Two videos of 15 frames, one lighter on the left and one on the right, whose grey value grows with time."""
     root = tmp_path / 'data'
     for folder, name, side in (('sit', 'a', slice(0, 40)), ('stand', 'b', slice(40, 80))):
-        (root / 'videos' / folder).mkdir(parents=True)
-        writer = cv2.VideoWriter(str(root / f'videos/{folder}/{name}.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 30,
-                                 (80, 60))
-        for t in range(15):
-            frame = np.full((60, 80, 3), 10 * t, np.uint8)
-            frame[:, side] += 60
-            writer.write(frame)
-        writer.release()
+        frames = np.stack([np.full((60, 80, 3), 10 * t, np.uint8) for t in range(15)])
+        frames[:, :, side] += 60
+        write_film(root / f'videos/{folder}/{name}.avi', frames)
     for split in (1, 2, 3):
         for part in ('train', 'test'):
             (root / f'sitstand_{part}_split{split}.txt').write_text('sit/a.avi 0\nstand/b.avi 1\n')

@@ -4,10 +4,10 @@ Each config is built by name alone, as a Runner would, and trained for a step: e
 """
 import sys
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.videos import write_film
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config
@@ -125,10 +125,7 @@ def project(tmp_path_factory):
     (folder / 'configs/common.py').write_text(COMMON)
     rng = np.random.default_rng(0)
     for name in 'ab':
-        writer = cv2.VideoWriter(str(folder / f'{name}.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 25, (64, 48))
-        for _ in range(24):
-            writer.write(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
-        writer.release()
+        write_film(folder / f'{name}.avi', rng.integers(0, 256, (24, 48, 64, 3), dtype=np.uint8))
     (folder / 'list.txt').write_text('a.avi 0\nb.avi 2\n')
     hook = dict(tsm='', slowonly_3t="dict(type='TemporalParamsHook', interval=1, figures=False)")
     for name, text in CONFIGS.items():

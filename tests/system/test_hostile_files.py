@@ -11,15 +11,15 @@ import tarfile
 import tempfile
 from html.parser import HTMLParser
 
-import cv2
 import mmengine
 import numpy as np
 import pytest
 import torch
-from compat.test_compat import ATTACKS, Call, guarded, is_guarded, write
+from helpers.attacks import ATTACKS, Call, guarded, is_guarded, write
 from helpers.headless_chromium import Chromium, find_chromium
 from helpers.paths import ROOT
 from helpers.scripts import load_script
+from helpers.videos import write_film
 from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.model import BaseModule
@@ -189,10 +189,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'it-ran.py').write_text(f'open({str(tmp_path / "it-ran")!r}, "w")')
     torch.save(Call(os.system, f'touch {tmp_path / "it-ran"}'), tmp_path / 'it-ran.pth')
-    writer = cv2.VideoWriter(str(tmp_path / 'video.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 10, (64, 48))
-    for _ in range(16):
-        writer.write(np.zeros((48, 64, 3), np.uint8))
-    writer.release()
+    write_film(tmp_path / 'video.mp4', np.zeros((16, 48, 64, 3), np.uint8))
     return tmp_path
 
 

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.compared_project import TOOL, command, result
 from helpers.many_processes import run_ranks
+from helpers.paths import ROOT
 from mmaction.registry import DATASETS, HOOKS, MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.hooks import Hook
@@ -22,7 +24,6 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import FlexibleRunner, Runner
-from tools.analysis.test_compare_models import ROOT, TOOL, command, finished, project, result  # noqa: F401
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
@@ -210,11 +211,11 @@ def compare_here(folder, arguments):
 
 
 @pytest.mark.slow
-def test_the_analysis_of_four_processes_is_that_of_one(finished, project, tmp_path):  # noqa: F811
+def test_the_analysis_of_four_processes_is_that_of_one(compared_once, compared, tmp_path):
     """samples.csv, summary.json and tables.md of compare_models.py to the byte; two processes: test_compare_models."""
     out = tmp_path / 'out'
-    codes = run_ranks(compare_here, 4, tmp_path / 'ranks', project, command(project, out))
-    assert codes[0] == 1 and result(out) == result(finished[0])  # 1: a clip cannot be read, with one process too
+    codes = run_ranks(compare_here, 4, tmp_path / 'ranks', compared, command(compared, out))
+    assert codes[0] == 1 and result(out) == result(compared_once[0])  # 1: a clip cannot be read, with one process too
     rows = [len((out / f'rows/rank{rank}.jsonl').read_text().splitlines()) for rank in range(4)]
     assert sum(rows) == 20 and min(rows) > 0  # 10 clips of 2 models, each once
 

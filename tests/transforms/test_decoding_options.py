@@ -3,7 +3,7 @@ import cv2
 import decord
 import numpy as np
 import pytest
-from datasets.test_tolerant_decode import dataset_cfg, listed, make_videos, smooth_clip, write_avi
+from helpers.videos import dataset_cfg, listed, make_videos, smooth_clip, write_avi, write_film
 from mmaction.registry import DATASETS, TRANSFORMS
 from mmengine.dataset import Compose
 from mmengine.fileio import FileClient, LocalBackend
@@ -14,14 +14,9 @@ from tconv_mmaction.transforms.decord_video import WIDTHS_NOT_COPIED, reading_or
 
 def write_moving(path, fourcc, width, height, count):
     """A window that wanders over a smooth random picture."""
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*fourcc), 25., (width, height))
-    assert writer.isOpened(), f'this OpenCV writes no {fourcc}'
     picture = np.random.RandomState(0).randint(0, 256, (12, 12, 3), dtype='uint8')
     picture = cv2.resize(picture, (width + 2 * count, height + count), interpolation=cv2.INTER_CUBIC)
-    for t in range(count):
-        writer.write(np.ascontiguousarray(picture[t:t + height, 2 * t:2 * t + width]))
-    writer.release()
-    return path
+    return write_film(path, [picture[t:t + height, 2 * t:2 * t + width] for t in range(count)], fourcc, 25.)
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,7 @@ import torch
 from helpers.headless_chromium import Chromium, find_chromium
 from helpers.paths import ROOT
 from helpers.scripts import load_script
+from helpers.videos import moving_square, write_film
 from mmengine.config import Config
 from torch import nn
 
@@ -57,16 +58,8 @@ test_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSa
 
 def film(path, frames=16, size=(48, 64), grey=False):
     """A bright square that moves right over a dark gradient."""
-    code = cv2.VideoWriter_fourcc(*('FFV1' if grey else 'mp4v'))
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, 10, size[::-1], not grey)
-    side = min(size) // 4
-    for t in range(frames):
-        image = np.tile(np.linspace(0, 90, size[1], dtype=np.uint8), (size[0], 1))[..., None].repeat(3, 2)
-        x = 2 * t % (size[1] - side)
-        image[size[0] // 2 - side:size[0] // 2, x:x + side] = (40, 120, 250)
-        writer.write(image[..., 2] if grey else image)
-    writer.release()
-    return str(path)
+    images = moving_square(frames, size, min(size) // 4, brightest=90)
+    return str(write_film(Path(path), images[..., 2] if grey else images, 'FFV1' if grey else 'mp4v'))
 
 
 @pytest.fixture(scope='module')

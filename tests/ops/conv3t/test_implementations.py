@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from layers.test_conv3t import GOLDEN, generic_layer, golden_layer
+from helpers.conv3t_layers import GOLDEN, generic_layer, golden_layer
 from torch import nn
 
 from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T

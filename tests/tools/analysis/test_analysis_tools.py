@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.scripts import load_script
+from helpers.videos import moving_square, write_film
 from mmaction.apis import inference_recognizer
 from mmengine.config import Config
 
@@ -65,14 +66,7 @@ test_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSa
 
 def film(path, frames=20, size=(48, 64), start=0):
     """A bright square that moves right over a dark gradient."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10, size[::-1])
-    for t in range(frames):
-        image = np.tile(np.arange(size[1], dtype=np.uint8), (size[0], 1))[..., None].repeat(3, 2)
-        x = (start + 2 * t) % (size[1] - 10)
-        image[size[0] // 2 - 5:size[0] // 2 + 5, x:x + 10] = (40, 120, 250)
-        writer.write(image)
-    writer.release()
-    return str(path)
+    return str(write_film(path, moving_square(frames, size, start=start, brightest=size[1] - 1)))
 
 
 @torch.no_grad()

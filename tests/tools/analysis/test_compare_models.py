@@ -1,22 +1,15 @@
 """Two models over the same clips: aggregates by hand, the tool run, killed and resumed, and in two processes."""
-import contextlib
-import io
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.paths import ROOT
-from helpers.scripts import load_script
+from helpers.compared_project import models_of, result, run, run_elsewhere
 from mmaction.registry import MODELS
-from mmengine.config import Config
 from scipy import stats
 from torch import nn
 
@@ -44,128 +37,10 @@ from tconv_mmaction.interpret.comparison.model_comparison import (
     work_units,
 )
 
-TOOL = ROOT / 'tools/analysis/compare_models.py'
-
-COMPONENTS = '''
-import os
-import signal
-from pathlib import Path
-
-import numpy as np
-import torch
-from mmaction.registry import DATASETS
-from mmaction.structures import ActionDataSample
-from mmengine.dataset import BaseDataset
-
-
-@DATASETS.register_module()
-class ComparedClips(BaseDataset):
-    """Ten films of a square that moves right (class 0) or down (class 1); clip 6 is broken. Notes what is read."""
-
-    def __init__(self, tag, **kwargs):
-        self.tag = tag
-        super().__init__(**kwargs)
-
-    def load_data_list(self):
-        return [dict(label=index % 2, filename=f'films/film{index}.avi') for index in range(10)]
-
-    def __getitem__(self, index):
-        note = Path(os.environ['READ_NOTES'])
-        with open(note, 'a') as file:
-            file.write(f'{self.tag}{index}\\n')
-        if f'{self.tag}{index}' == os.environ.get('KILL_AT') not in note.read_text().split()[:-1]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if index == 6:
-            raise RuntimeError('[film6.avi] cannot decode frame 3')
-        clip = np.random.RandomState(index).randint(0, 60, (3, 12, 32, 32), dtype='uint8')
-        for t in range(12):
-            rows, columns = (slice(8, 16), slice(2 * t, 2 * t + 8))[::1 if index % 2 == 0 else -1]
-            clip[:, t, rows, columns] = 255
-        sample = ActionDataSample()
-        sample.set_gt_label(index % 2)
-        return dict(inputs=torch.from_numpy(clip)[None], data_samples=sample)
-'''
-CONFIG = '''
-custom_imports = dict(imports=['tconv_mmaction', 'compared_components'], allow_failed_imports=False)
-default_scope = 'mmaction'
-model = dict(
-    type='Recognizer3D',
-    backbone=dict({backbone}),
-    cls_head=dict({head}, num_classes=2, average_clips='prob'),
-    data_preprocessor=dict(type='ActionDataPreprocessor', mean=[60.] * 3, std=[60.] * 3, format_shape='NCTHW'))
-test_dataloader = dict(batch_size=1, num_workers=0, dataset=dict(type='ComparedClips', tag='{tag}', test_mode=True),
-                       sampler=dict(type='DefaultSampler', shuffle=False))
-'''
-NETWORKS = dict(
-    lenet=dict(tag='a', backbone="type='LeNet5', temporal_cfg=dict(type='Conv3T'), in_channels=3, channels=(4, 6), "
-               "clip_shape=(12, 32, 32)", head="type='I3DHead', in_channels=84, dropout_ratio=0., init_std=2."),
-    clstm=dict(tag='b', backbone="type='ConvLSTMNet', num_layers=2, hidden_channels=4, kernel_size=3, stride=1",
-               head="type='SequenceHead', in_channels=4, clip_len=12, feature_size=(8, 8)"))
-OPTIONS = ['--iterations', '12', '--chunk-size', '2', '--names', 'LeNet-3T', 'C-LSTM', '--device', 'cpu']
-
-
-@pytest.fixture(scope='module')
-def project(tmp_path_factory):
-    """Configs, components and checkpoints of the two networks."""
-    folder = tmp_path_factory.mktemp('compared')
-    (folder / 'compared_components.py').write_text(COMPONENTS)
-    for name, parts in NETWORKS.items():
-        (folder / f'{name}.py').write_text(CONFIG.format(**parts))
-        torch.manual_seed(3)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(str(folder))
-            model = MODELS.build(Config.fromfile(folder / f'{name}.py').model)
-        model.init_weights()
-        torch.save(dict(state_dict=model.state_dict()), folder / f'{name}.pth')
-    return folder
-
-
-def models_of(project):
-    return [str(project / name) for name in ('lenet.py', 'lenet.pth', 'clstm.py', 'clstm.pth')]
-
-
-def command(project, out, *options, models=None):
-    return [str(word) for word in (*(models or models_of(project)), '--out', out, *OPTIONS, *options)]
-
-
-def run_elsewhere(project, out, *options, processes=1, **environment):
-    """The tool in processes of its own."""
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}']
-        options = [*options, '--launcher', 'pytorch']
-    search_path = os.pathsep.join(filter(None, [str(project), os.environ.get('PYTHONPATH')]))
-    env = dict(os.environ, PYTHONPATH=search_path, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
-               READ_NOTES=f'{out}.notes', **environment)
-    return subprocess.run([*launch, str(TOOL), *command(project, out, *options)], env=env, capture_output=True,
-                          text=True, timeout=300)
-
-
-def run(project, out, *options, models=None):
-    """The tool in this process, with one thread as in the others."""
-    tool = load_script('tools/analysis/compare_models.py')
-    threads, stdout, stderr = torch.get_num_threads(), io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        patch.syspath_prepend(str(project))
-        patch.setenv('READ_NOTES', f'{out}.notes')
-        torch.set_num_threads(1)
-        try:
-            code = tool.main(command(project, out, *options, models=models))
-        finally:
-            torch.set_num_threads(threads)
-    return subprocess.CompletedProcess([], code, stdout.getvalue(), stderr.getvalue())
-
-
-@pytest.fixture(scope='module')
-def finished(project, tmp_path_factory):
-    """One uninterrupted run in one process."""
-    out = tmp_path_factory.mktemp('one') / 'out'
-    return out, run(project, out)
-
 
 @pytest.fixture
-def components(project, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(project))
+def components(compared, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(compared))
     monkeypatch.setenv('READ_NOTES', str(tmp_path / 'notes'))
 
 
@@ -270,12 +145,12 @@ def test_tables_have_the_papers_layout():
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
-def build(project, name):
-    return load_recognizer(str(project / f'{name}.py'), str(project / f'{name}.pth'))
+def build(compared, name):
+    return load_recognizer(str(compared / f'{name}.py'), str(compared / f'{name}.pth'))
 
 
-def test_rows_are_what_the_methods_give(project, components):
-    model = build(project, 'lenet')
+def test_rows_are_what_the_methods_give(compared, components):
+    model = build(compared, 'lenet')
     clips = torch.cat([ClipReader(model).sample('test', i).inputs for i in (0, 1, 2)])
     layer = comparison_layer(model, clips[:1])
     assert layer == 'backbone.conv2'
@@ -302,9 +177,9 @@ def test_rows_are_what_the_methods_give(project, components):
         measure_clips(model, clips, [0, 1, 0], layer, Settings(target='best'))
 
 
-def test_the_last_cell_of_a_clstm(project, components):
+def test_the_last_cell_of_a_clstm(compared, components):
     """Its map is that of the sequence h before BatchNorm and pooling, taken with autograd by hand."""
-    model = build(project, 'clstm')
+    model = build(compared, 'clstm')
     clip = ClipReader(model).sample('test', 1).inputs
     assert comparison_layer(model, clip) == 'backbone.cells.1'
     backbone = model.backbone
@@ -386,15 +261,15 @@ def test_dealing():
 # -- the tool ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_tool(finished, project, components):
-    out, done = finished
+def test_the_tool(compared_once, compared, components):
+    out, done = compared_once
     assert done.returncode == 1, done.stderr  # clip 6 was skipped
     assert done.stderr.count('skipped film6') == 4 and 'cannot decode frame 3' in done.stderr  # at once and at the end
     assert 'about 0:00:00 left' in done.stdout and '[20/20]' in done.stdout
     table = pd.read_csv(out / 'samples.csv')
     assert len(table) == 18 and set(table['model']) == {'LeNet-3T', 'C-LSTM'} and table['used'].all()
     assert sorted(set(table['index'])) == [0, 1, 2, 3, 4, 5, 7, 8, 9]
-    model = build(project, 'clstm')
+    model = build(compared, 'clstm')
     clip = ClipReader(model).sample('test', 9).inputs
     mine = table[(table['model'] == 'C-LSTM') & (table['index'] == 9)].iloc[0]
     mask = find_temporal_mask(model, clip, iterations=12)
@@ -422,34 +297,30 @@ def test_the_tool(finished, project, components):
     assert (out / 'histograms.png').read_bytes()[:4] == b'\x89PNG'
 
 
-def result(out):
-    return {name: (out / name).read_bytes() for name in ('samples.csv', 'summary.json', 'tables.md')}
-
-
-def test_killed_and_resumed(finished, project, tmp_path):
+def test_killed_and_resumed(compared_once, compared, tmp_path):
     out = tmp_path / 'out'
-    killed = run_elsewhere(project, out, KILL_AT='b5')
+    killed = run_elsewhere(compared, out, KILL_AT='b5')
     assert killed.returncode == -9 and not (out / 'samples.csv').exists()
     first = Path(f'{out}.notes').read_text().split()
     assert 'b5' in first and 'a8' not in first
     rows = read_rows(out)[0]
     assert set(rows) == {(model, index) for model in (0, 1) for index in range(4)} | {(0, 4), (0, 5)}
     Path(f'{out}.notes').write_text('b5\n')  # does not kill again
-    resumed = run(project, out)
+    resumed = run(compared, out)
     assert resumed.returncode == 1 and '10 of 20 rows are there' in resumed.stdout, resumed.stderr
-    assert result(out) == result(finished[0])
+    assert result(out) == result(compared_once[0])
     again = Path(f'{out}.notes').read_text().split()[2:]  # after the note above and the clip that shows the layer
     assert {note for note in again if note not in ('a0', 'b0')} == {
         'b4', 'b5', *(f'{tag}{index}' for tag in 'ab' for index in (6, 7, 8, 9))}
-    third = run(project, out)  # all is there: the tables are made again from the rows
-    assert '20 of 20 rows are there' in third.stdout and result(out) == result(finished[0])
+    third = run(compared, out)  # all is there: the tables are made again from the rows
+    assert '20 of 20 rows are there' in third.stdout and result(out) == result(compared_once[0])
 
 
-def test_two_processes(finished, project, tmp_path):
+def test_two_processes(compared_once, compared, tmp_path):
     out = tmp_path / 'out'
-    done = run_elsewhere(project, out, processes=2)
+    done = run_elsewhere(compared, out, processes=2)
     assert done.returncode == 1, done.stderr[-3000:]  # torchrun's, for 1 of its processes
-    assert result(out) == result(finished[0])
+    assert result(out) == result(compared_once[0])
     shares = [read_rows_of(out, rank) for rank in (0, 1)]
     assert shares == [{0, 1, 4, 5, 8, 9}, {2, 3, 6, 7}]
     assert '(2 in all)' in done.stdout and done.stdout.count('written to') == 1
@@ -459,28 +330,28 @@ def read_rows_of(out, rank):
     return {json.loads(line)['index'] for line in (out / f'rows/rank{rank}.jsonl').read_text().splitlines()}
 
 
-def test_other_settings_are_refused_and_fewer_clips_are_enough(finished, project, tmp_path):
-    out = finished[0]
-    refused = run(project, out, '--lambda1', '0.5')
+def test_other_settings_are_refused_and_fewer_clips_are_enough(compared_once, compared, tmp_path):
+    out = compared_once[0]
+    refused = run(compared, out, '--lambda1', '0.5')
     assert refused.returncode == 2 and 'setting lambda1: 0.01 then, 0.5 now' in refused.stderr
     assert 'choose another --out' in refused.stderr and 'Traceback' not in refused.stderr
-    state = torch.load(project / 'clstm.pth')
+    state = torch.load(compared / 'clstm.pth')
     state['state_dict']['cls_head.fc_cls.bias'] += .1
     torch.save(state, tmp_path / 'other.pth')
-    refused = run(project, out, models=[*models_of(project)[:3], tmp_path / 'other.pth'])
+    refused = run(compared, out, models=[*models_of(compared)[:3], tmp_path / 'other.pth'])
     assert refused.returncode == 2 and "model 2's checkpoint: " in refused.stderr
     copy = tmp_path / 'out'
     (copy / 'rows').mkdir(parents=True)
     for name in ('run.json', 'rows/rank0.jsonl'):
         (copy / name).write_bytes((out / name).read_bytes())
-    fewer = run(project, copy, '--max-samples', '4')
+    fewer = run(compared, copy, '--max-samples', '4')
     assert fewer.returncode == 0 and json.loads((copy / 'summary.json').read_text())['clips'] == 4
     assert Path(f'{copy}.notes').read_text().split() == ['a0', 'b0']  # nothing but the clip that shows the layer
 
 
-def test_mistakes_are_one_line(project, tmp_path):
-    models = models_of(project)
-    shorter = (project / 'lenet.py').read_text().replace('test_mode=True', 'test_mode=True, indices=4')
+def test_mistakes_are_one_line(compared, tmp_path):
+    models = models_of(compared)
+    shorter = (compared / 'lenet.py').read_text().replace('test_mode=True', 'test_mode=True, indices=4')
     (tmp_path / 'shorter.py').write_text(shorter)
     for arguments, message in (
             ((*models, '--layer1', 'conv2'), 'Close to it: backbone.conv2'),
@@ -488,9 +359,9 @@ def test_mistakes_are_one_line(project, tmp_path):
             ((*models, '--chunk-size', 0), 'chunk_size must be at least 1'),
             ((*models, '--names', 'a', 'a'), 'two different names'),
             ((models[0], models[3], *models[2:]), 'does not hold the weights'),
-            ((models[0], project / 'no.pth', *models[2:]), 'there is no checkpoint'),
+            ((models[0], compared / 'no.pth', *models[2:]), 'there is no checkpoint'),
             ((tmp_path / 'shorter.py', models[1], *models[2:]), '4 and 10 clips')):
-        done = run(project, tmp_path / 'out', *arguments[4:], models=arguments[:4])
+        done = run(compared, tmp_path / 'out', *arguments[4:], models=arguments[:4])
         assert done.returncode == 2 and message in done.stderr
         assert re.fullmatch(r'error: .*\n', done.stderr, re.DOTALL) and 'Traceback' not in done.stderr
     assert not (tmp_path / 'out').exists()

@@ -1,18 +1,17 @@
 """KTH preparation on generated AVIs with the names and the sequence file of the data set."""
 import copy
-import sys
 
-import cv2
 import decord
 import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
+from helpers.videos import write_film
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-sys.path.insert(0, str(ROOT / 'tools/data/kth'))
-import prepare as kth  # noqa: E402
+kth = load_script('tools/data/kth/prepare.py')
 
 HEADER = '''Training:   person11, 12, 13, 14, 15, 16, 17, 18
 Test:       person22, 02, 03, 05, 06, 07, 08, 09, 10
@@ -28,16 +27,12 @@ person25_handwaving_d4\t\tframes\t1-3
 '''
 
 
-def write_avi(path, frames, colour=False):
+def write_brighter(path, frames, colour=False):
     """Frames that grow brighter with time, so that each is known by its mean."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 25., (160, 120))
-    for t in range(frames):
-        frame = np.full((120, 160, 3), 10 * (t + 1), np.uint8)
-        if colour:
-            frame[..., 0] = 0
-        writer.write(frame)
-    writer.release()
+    images = np.stack([np.full((120, 160, 3), 10 * (t + 1), np.uint8) for t in range(frames)])
+    if colour:
+        images[..., 0] = 0
+    write_film(path, images, fps=25.)
 
 
 @pytest.fixture
@@ -45,7 +40,7 @@ def folder(tmp_path):
     source = tmp_path / 'archives'
     for name, frames in dict(person01_boxing_d1=9, person01_boxing_d4=9, person16_walking_d2=4, person17_running_d1=13,
                              person25_handwaving_d4=3).items():
-        write_avi(source / name.split('_')[1] / f'{name}_uncomp.avi', frames)
+        write_brighter(source / name.split('_')[1] / f'{name}_uncomp.avi', frames)
     (source / '00sequences.txt').write_text(HEADER + LINES)
     return source
 
@@ -88,7 +83,7 @@ def test_validation_subjects_come_out_of_the_training_list(folder, tmp_path):
 
 def test_a_missing_video_stops_before_any_list(folder, tmp_path, capsys):
     (folder / 'walking/person16_walking_d2_uncomp.avi').unlink()
-    write_avi(folder / 'boxing/person02_boxing_d1_uncomp.avi', 2)
+    write_brighter(folder / 'boxing/person02_boxing_d1_uncomp.avi', 2)
     out = tmp_path / 'kth'
     assert kth.main([str(folder), str(out)]) == 2
     assert '1 of 5 videos of 00sequences.txt are not below' in capsys.readouterr().err
@@ -100,7 +95,7 @@ def test_a_missing_video_stops_before_any_list(folder, tmp_path, capsys):
 
 
 def test_an_interrupted_run_goes_on_and_leaves_no_list(folder, tmp_path, monkeypatch):
-    out, written, write = tmp_path / 'kth', [], kth.write_video
+    out, written, write = tmp_path / 'kth', [], kth.write_film
 
     def stop_at_the_third(path, *args, **kwargs):
         if len(written) == 3:
@@ -108,7 +103,7 @@ def test_an_interrupted_run_goes_on_and_leaves_no_list(folder, tmp_path, monkeyp
         written.append(path.name)
         write(path, *args, **kwargs)
 
-    monkeypatch.setattr(kth, 'write_video', stop_at_the_third)
+    monkeypatch.setattr(kth, 'write_film', stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         kth.main([str(folder), str(out)])
     assert not list(out.glob('*.txt'))
@@ -117,13 +112,13 @@ def test_an_interrupted_run_goes_on_and_leaves_no_list(folder, tmp_path, monkeyp
         written.append(path.name)
         write(path, *args, **kwargs)
 
-    monkeypatch.setattr(kth, 'write_video', write_on)
+    monkeypatch.setattr(kth, 'write_film', write_on)
     assert kth.main([str(folder), str(out)]) == 0
     assert written.count('person01_boxing_d1_1.mkv') == 1 and len((out / 'train.txt').read_text().splitlines()) == 5
 
 
 def test_colour_is_said(folder, tmp_path, capsys):
-    write_avi(folder / 'boxing/person01_boxing_d1_uncomp.avi', 9, colour=True)
+    write_brighter(folder / 'boxing/person01_boxing_d1_uncomp.avi', 9, colour=True)
     assert kth.main([str(folder), str(tmp_path / 'kth')]) == 0
     assert 'person01_boxing_d1: is in colour' in capsys.readouterr().out
 
@@ -171,7 +166,7 @@ def test_bad_sequence_files(line, message):
 
 def test_other_errors(folder, tmp_path, capsys):
     assert kth.main([str(tmp_path / 'nowhere'), str(tmp_path / 'kth')]) == 2
-    write_avi(folder / 'again/person01_boxing_d1_uncomp.avi', 3)
+    write_brighter(folder / 'again/person01_boxing_d1_uncomp.avi', 3)
     assert kth.main([str(folder), str(tmp_path / 'kth')]) == 2
     assert 'are the same video' in capsys.readouterr().err
     (folder / 'again/person01_boxing_d1_uncomp.avi').unlink()

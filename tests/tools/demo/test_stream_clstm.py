@@ -1,11 +1,11 @@
 """The streaming demo gives at every frame what the network gives on the clip up to that frame."""
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
 from helpers.scripts import load_script
+from helpers.videos import write_film
 from mmaction.apis import inference_recognizer, init_recognizer
 from mmengine.config import Config
 
@@ -17,14 +17,10 @@ CONFIGS = ROOT / 'configs/recognition/clstm'
 @pytest.fixture
 def video(tmp_path):
     """Twenty frames of 64x48 with a moving square, without loss."""
-    path = tmp_path / 'video.avi'
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'FFV1'), 25., (64, 48))
-    for t in range(20):
-        frame = np.full((48, 64, 3), 40, np.uint8)
+    frames = np.full((20, 48, 64, 3), 40, np.uint8)
+    for t, frame in enumerate(frames):
         frame[10:30, 2 * t:2 * t + 20] = (200, 90, 30)
-        writer.write(frame)
-    writer.release()
-    return path
+    return write_film(tmp_path / 'video.avi', frames, 'FFV1', 25.)
 
 
 @pytest.fixture

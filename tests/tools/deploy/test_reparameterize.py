@@ -5,10 +5,10 @@ import sys
 
 import pytest
 import torch
+from helpers.norms import randomise
 from helpers.paths import ROOT
 from helpers.scripts import load_script
 from helpers.tiny_project import make_project
-from layers.test_multi_branch import randomise
 from mmaction.apis import init_recognizer
 from mmaction.registry import MODELS
 from mmcv.cnn import ConvModule
