@@ -152,6 +152,16 @@ def test_tests_lie_in_the_folders_of_what_they_test():
     assert not wrong, wrong
 
 
+def test_no_test_imports_another():
+    """What two of them need is in tests/helpers."""
+    wrong = []
+    for path in sorted((ROOT / 'tests').rglob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split('.')[-1].startswith('test_'):
+                wrong.append(f'{path.relative_to(ROOT)} imports {node.module}')
+    assert not wrong, '\n'.join(wrong)
+
+
 def test_one_place_knows_the_root():
     """So that a test can move from folder to folder."""
     users = [str(path.relative_to(ROOT)) for path in sorted((ROOT / 'tests').rglob('*.py'))

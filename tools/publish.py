@@ -23,6 +23,7 @@ from mmengine.config import Config
 from torch import nn
 
 import tconv_mmaction  # noqa: F401  checkpoints of MMEngine load with weights_only through it
+from tconv_mmaction.cli.mistakes import exit_code
 from tconv_mmaction.utils.atomic import atomic_write_bytes
 
 PLAIN = (str, int, float, bool, type(None))
@@ -156,8 +157,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
-        print(f'publish: {error}', file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(main))

@@ -50,10 +50,9 @@ from mmengine.utils import ProgressBar  # noqa: E402
 from scipy import stats  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from tconv_mmaction.cli.studies import check_settings  # noqa: E402
+from tconv_mmaction.cli.studies import check_settings, write_results  # noqa: E402
 from tconv_mmaction.datasets import VideoMNIST  # noqa: E402
-from tconv_mmaction.interpret import save_figure  # noqa: E402
-from tconv_mmaction.utils.atomic import atomic_open, atomic_write_text  # noqa: E402
+from tconv_mmaction.utils.atomic import atomic_open  # noqa: E402
 from tconv_mmaction.utils.markdown import markdown_table  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs/recognition/lenet5'
@@ -428,10 +427,7 @@ def main(argv=None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    table = make_table(runs)
-    atomic_write_text(args.out / 'table.md', table)
-    save_figure(make_figure(runs), args.out / 'figure.png')
-    print(table)
+    write_results(args.out, make_table(runs), make_figure(runs))
     return 0
 
 

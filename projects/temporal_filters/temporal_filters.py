@@ -41,9 +41,9 @@ from mmengine.utils import ProgressBar
 from scipy import stats
 from torch import Tensor, nn
 
+from tconv_mmaction.cli.studies import write_results
 from tconv_mmaction.datasets import VideoMNIST
 from tconv_mmaction.datasets.digit_motions import draw
-from tconv_mmaction.interpret import save_figure
 from tconv_mmaction.layers import MultiBranchConv3d, switch_to_deploy
 from tconv_mmaction.layers.registry import register_layer
 from tconv_mmaction.utils.atomic import atomic_open, atomic_write_text
@@ -429,10 +429,7 @@ def main(argv=None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    table = make_table(runs)
-    atomic_write_text(args.out / 'table.md', table)
-    save_figure(make_figure(runs), args.out / 'figure.png')
-    print(table)
+    write_results(args.out, make_table(runs), make_figure(runs))
     return 0
 
 

@@ -27,9 +27,9 @@ from mmaction.registry import MODELS
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from .blocks import conv_norm_act
 from .inflation import is_2d, load_pretrained, read_state_dict
 from .layer_chain import LayerChain
-from .temporal_resnet3d import conv_norm_act
 
 POINTWISE, NORM_CFG = dict(type='Conv3d'), dict(type='BN3d', eps=1e-5)  # never changed
 # 1x1; 1x1 -> 3x3; 1x1 -> 3x3; pool -> 1x1

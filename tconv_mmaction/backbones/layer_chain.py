@@ -3,7 +3,6 @@
 Which layers are outputs, which are frozen, gradient checkpointing, initialisation and weights. Here a *stage* is what
 lies between two pools (or strides), and stage 0 is the stem, as in mmaction2's ResNets.
 """
-from contextlib import nullcontext
 from typing import Optional, Sequence, Tuple, Union
 
 import torch
@@ -11,11 +10,10 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule, constant_init, initialize, kaiming_init
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..layers import share_transforms
+from .blocks import recomputed
 from .inflation import load_pretrained
-from .temporal_resnet3d import statistics_kept
 
 
 def init_layers(module: nn.Module) -> None:
@@ -138,8 +136,7 @@ class LayerChain(BaseModule):
         layer = getattr(self, name)
         if not (self.with_cp and torch.is_grad_enabled()) or name in self.stages[0]:
             return layer(x)
-        return checkpoint(layer, x, use_reentrant=False,
-                          context_fn=lambda: (nullcontext(), statistics_kept(layer)))
+        return recomputed(layer, layer, x)
 
     def forward(self, x: Tensor) -> Union[Tensor, Tuple[Tensor, ...]]:
         """(N, C, T, H, W) -> (N, C', T', H', W') of the one layer in ``out_layers``, or a tuple of several.

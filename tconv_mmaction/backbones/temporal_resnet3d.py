@@ -15,7 +15,6 @@ downsampling ones, are plain ``Conv3d``.
 """
 import inspect
 import re
-from contextlib import contextmanager, nullcontext
 from typing import Optional, Sequence, Tuple, Union
 
 import torch
@@ -27,39 +26,11 @@ from mmengine.logging import print_log
 from mmengine.model import constant_init, initialize
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..layers import SeparableConv3d, accept_single_filters, share_transforms
-from ..layers.separable_conv3d import TEMPORAL_CFG, complete_conv_cfg
+from ..layers.separable_conv3d import TEMPORAL_CFG
+from .blocks import conv_norm_act, recomputed
 from .inflation import load_pretrained
-
-
-def conv_norm_act(in_channels: int, out_channels: int, kernel_size: Sequence[int], stride, conv_cfg: dict,
-                  norm_cfg: dict, act_cfg: Optional[dict], dilation: int = 1) -> ConvModule:
-    """mmcv's ConvModule, padded so that stride 1 keeps the size, without a norm if the convolution brings its own."""
-    module = ConvModule(
-        in_channels, out_channels, tuple(kernel_size), stride=stride, dilation=(1, dilation, dilation), bias=False,
-        padding=(kernel_size[0] // 2, *(dilation * (k // 2) for k in kernel_size[1:])), norm_cfg=norm_cfg,
-        conv_cfg=complete_conv_cfg(conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg or dict(type='ReLU')), act_cfg=act_cfg)
-    if getattr(module.conv, 'has_norm', False):
-        delattr(module, module.norm_name)
-        module.with_norm, module.norm_name, module.norm_cfg = False, None, None
-    return module
-
-
-@contextmanager
-def statistics_kept(block: nn.Module):
-    """A forward pass that is only repeated for its gradients must not count twice in the running statistics."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]
-    for norm in norms:
-        norm.momentum = 0.
-    try:
-        yield
-    finally:
-        for norm, (momentum, tracked) in zip(norms, before):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(tracked)
 
 
 class _TemporalBlock:
@@ -76,8 +47,7 @@ class _TemporalBlock:
     def forward(self, x: Tensor) -> Tensor:
         if not (self.checkpointed and torch.is_grad_enabled()):
             return super().forward(x)
-        return checkpoint(super().forward, x, use_reentrant=False,
-                          context_fn=lambda: (nullcontext(), statistics_kept(self)))
+        return recomputed(super().forward, self, x)
 
     def zero_residual(self) -> None:
         """Make the block start as an identity: the last norm of the residual branch gets gain 0."""

@@ -8,12 +8,15 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
 from mmengine.config import DictAction
 
-from tconv_mmaction.interpret.access.clips import Clip, ClipReader, load_recognizer
+from ..interpret.access.clips import Clip, ClipReader, class_names, load_recognizer
+from ..interpret.access.modules import find_layer
+from ..interpret.comparison.mask_metrics import Summary
+from ..utils import atomic_write_text
 
 MISTAKES = (ValueError, TypeError, KeyError, IndexError, FileNotFoundError, ImportError)
 
@@ -124,10 +127,27 @@ class ClipLoop:
         return 0 if not self.skipped else (1 if self.done else 2)
 
 
+def write_summary(path: Path, summary: Dict[str, Summary], counted: str) -> None:
+    """Write means and standard deviations as csv, one line per measure, and print them; ``counted`` are the values."""
+    lines = [f'{name},{value.mean},{value.std},{value.count}' for name, value in summary.items()]
+    atomic_write_text(path, '\n'.join([f'metric,mean,std,{counted}', *lines]) + '\n')
+    for name, value in summary.items():
+        print(f'{name}: {value}')
+    print(f'written to {path.parent}')
+
+
 def open_model(args: argparse.Namespace):
     """(model, reader) for the tools that look at clips."""
     model = load_recognizer(args.config, args.checkpoint, args.device, args.cfg_options)
     return model, ClipReader(model, args.view)
+
+
+def open_loop(args: argparse.Namespace):
+    """(model, :class:`ClipLoop`, class names) for tools with ``--layer``; a name of no layer is said at once."""
+    model, reader = open_model(args)
+    if args.layer is not None:
+        find_layer(model, args.layer)
+    return model, ClipLoop(reader, args), class_names(args.classes, model.cls_head.num_classes)
 
 
 def run(analyse: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv) -> int:

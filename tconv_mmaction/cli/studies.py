@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Dict, Sequence
 
 import pandas as pd
+from matplotlib.figure import Figure
 from sklearn.metrics import f1_score
 
+from ..interpret.pictures.temporal_figures import save_figure
 from ..utils.atomic import atomic_write_text
 
 
@@ -60,3 +62,10 @@ def mean_std(values: Sequence[float]) -> str:
     """Mean and sample standard deviation over the splits, ``0.52 ± 0.04``."""
     series = pd.Series(list(values), dtype=float)
     return f'{series.mean():.2f}' if len(series) < 2 else f'{series.mean():.2f} ± {series.std(ddof=1):.2f}'
+
+
+def write_results(out: Path, table: str, figure: Figure) -> None:
+    """``table.md`` and ``figure.png`` in the folder ``out``; the table is printed too."""
+    atomic_write_text(out / 'table.md', table)
+    save_figure(figure, out / 'figure.png')
+    print(table)

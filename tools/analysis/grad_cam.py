@@ -14,18 +14,13 @@ import torch
 
 from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret import RecognizerScores, blob_metrics, grad_cam, normalise_maps, summarize, upsample_maps
-from tconv_mmaction.interpret.access.clips import class_names
-from tconv_mmaction.interpret.access.modules import choose_target, find_layer, frozen, last_map_layer
+from tconv_mmaction.interpret.access.modules import choose_target, frozen, last_map_layer
 from tconv_mmaction.interpret.pictures.rendering import beside, overlay, strip, write_clip, write_image
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 
 
 def analyse(args) -> int:
-    model, reader = clip_tool.open_model(args)
-    if args.layer is not None:
-        find_layer(model, args.layer)
-    loop = clip_tool.ClipLoop(reader, args)
-    names = class_names(args.classes, model.cls_head.num_classes)
+    model, loop, names = clip_tool.open_loop(args)
     score_fn = RecognizerScores(model)
     rows, blobs = [], []
 
@@ -53,12 +48,8 @@ def analyse(args) -> int:
         atomic_write_text(args.out / 'blobs.csv', table.to_csv(index=False))
         summary = {title: summarize(np.concatenate([getattr(found, key) for found in blobs])) for title, key in
                    (('blob count', 'counts'), ('blob size', 'sizes'), ('centre distance', 'distances'))}
-        lines = [f'{key},{value.mean},{value.std},{value.count}' for key, value in summary.items()]
-        atomic_write_text(args.out / 'table_3.csv', '\n'.join(['metric,mean,std,count', *lines]) + '\n')
         print(table[['clip', 'layer', 'class_name', 'score', 'blob_count']].to_string(index=False))
-        for key, value in summary.items():
-            print(f'{key}: {value}')
-        print(f'written to {args.out}')
+        clip_tool.write_summary(args.out / 'table_3.csv', summary, 'count')
     return loop.exit_code()
 
 

@@ -27,8 +27,7 @@ from tconv_mmaction.interpret import (
     strongest_frame,
     temporal_parameters,
 )
-from tconv_mmaction.interpret.access.clips import class_names
-from tconv_mmaction.interpret.access.modules import choose_target, find_layer, frozen
+from tconv_mmaction.interpret.access.modules import choose_target, frozen
 from tconv_mmaction.interpret.pictures.rendering import beside, heat, strip, write_clip, write_image
 from tconv_mmaction.interpret.pictures.temporal_figures import filter_trajectory
 from tconv_mmaction.utils import atomic_open, atomic_write_text
@@ -71,11 +70,7 @@ def draw_channels(clip, layer, channels, maps, maximal, trajectories) -> Figure:
 
 
 def analyse(args) -> int:
-    model, reader = clip_tool.open_model(args)
-    if args.layer is not None:
-        find_layer(model, args.layer)
-    loop = clip_tool.ClipLoop(reader, args)
-    names = class_names(args.classes, model.cls_head.num_classes)
+    model, loop, names = clip_tool.open_loop(args)
     score_fn = RecognizerScores(model, 'logits')
     parameters = temporal_parameters(model).get(args.layer)
     has_motion = parameters is not None and len(parameters['scale']) > 0

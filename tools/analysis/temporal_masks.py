@@ -91,12 +91,8 @@ def analyse(args) -> int:
         scores = table['original'], table['freeze'], table['reverse']
         summary = {'mask length': summarize(table['length']), 'drop ratio': summarize(drop_ratio(*scores).values),
                    'drop difference': summarize(drop_difference(*scores))}
-        lines = [f'{key},{value.mean},{value.std},{value.count}' for key, value in summary.items()]
-        atomic_write_text(args.out / 'table_4.csv', '\n'.join(['metric,mean,std,clips', *lines]) + '\n')
         print(table[['clip', 'class_name', 'original', 'freeze', 'reverse', 'length', 'runs']].to_string(index=False))
-        for key, value in summary.items():
-            print(f'{key}: {value}')
-        print(f'written to {args.out}')
+        clip_tool.write_summary(args.out / 'table_4.csv', summary, 'clips')
     return loop.exit_code()
 
 

@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 
 import tconv_mmaction
 from tconv_mmaction.backbones.inflation import inflate_state_dict, is_2d, read_state_dict
+from tconv_mmaction.cli.mistakes import exit_code
 from tconv_mmaction.utils.atomic import atomic_write_bytes
 
 
@@ -53,8 +54,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
-        print(f'inflate_2d: {error}', file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(main))

@@ -25,6 +25,7 @@ from mmaction.apis import ActionRecogInferencer
 from mmengine.config import Config, DictAction
 from PIL import Image, ImageDraw, ImageFont
 
+from tconv_mmaction.cli.mistakes import exit_code
 from tconv_mmaction.interpret.access.clips import class_names, load_recognizer
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.browser_video import CODECS, write_video
@@ -174,8 +175,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
-        print(f'video_demo: {error}', file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(main))

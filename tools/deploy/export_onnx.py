@@ -21,6 +21,7 @@ from mmengine.config import Config, DictAction
 from torch import Tensor, nn
 
 import tconv_mmaction  # noqa: F401  registers the networks
+from tconv_mmaction.cli.mistakes import exit_code
 from tconv_mmaction.layers import switch_to_deploy
 from tconv_mmaction.utils.atomic import atomic_write_bytes
 
@@ -186,8 +187,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
-        print(f'export_onnx: {error}', file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(main))

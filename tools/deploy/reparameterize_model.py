@@ -21,6 +21,7 @@ from mmengine.config import Config, DictAction
 from torch import nn
 
 import tconv_mmaction
+from tconv_mmaction.cli.mistakes import exit_code
 from tconv_mmaction.layers import DeployedConv3d, switch_to_deploy
 from tconv_mmaction.utils import atomic_write_text
 from tconv_mmaction.utils.atomic import atomic_write_bytes
@@ -117,8 +118,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
-        print(f'reparameterize_model: {error}', file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(main))
