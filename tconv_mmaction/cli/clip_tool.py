@@ -22,6 +22,7 @@ MISTAKES = (ValueError, TypeError, KeyError, IndexError, FileNotFoundError, Impo
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, CHECKPOINT, --out, --device and --cfg-options."""
     parser.add_argument('config', help='config of a 2D or 3D recognizer')
     parser.add_argument('checkpoint', help='its checkpoint')
     parser.add_argument('--out', type=Path, required=True, help='folder for the results')
@@ -32,6 +33,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def clip_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the model\'s arguments and those that choose clips and the class that is explained."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     parser.add_argument('videos', nargs='*', help='video files, read by the test pipeline of the config')

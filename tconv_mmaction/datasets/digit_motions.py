@@ -51,7 +51,8 @@ def digit_motion(digit: int, num_frames: int, rng: np.random.Generator) -> np.nd
     if digit not in range(10):
         raise ValueError(f'Video-MNIST has a motion for each digit from 0 to 9, got {digit!r}.')
     t = np.arange(num_frames, dtype=np.float64)
-    side, turn, right, down = np.full(num_frames, float(SIDE)), np.zeros_like(t), np.zeros_like(t), np.zeros_like(t)
+    side = np.full(num_frames, float(SIDE))
+    rotation, right, down = np.zeros_like(t), np.zeros_like(t), np.zeros_like(t)
     if digit in (0, 1, 7):
         path = bounce(num_frames, speed=int(rng.integers(1, 3)), direction=int(rng.choice((-1, 1))))
         right, down = (right, path) if digit == 1 else (path, down)
@@ -59,22 +60,22 @@ def digit_motion(digit: int, num_frames: int, rng: np.random.Generator) -> np.nd
         sides = [*range(SIDE, 0, -2), *range(2, SIDE + 1, 2)][:num_frames]  # 28, 26, ..., 2, 2, ..., 28
         side[:len(sides)] = sides
     elif digit == 3:
-        turn = STEP * t
+        rotation = STEP * t
     elif digit in (4, 7):
-        turn = -STEP * t
+        rotation = -STEP * t
     elif digit == 5:
         radius, angle = rng.integers(4, 13), np.deg2rad(STEP * t) * rng.choice((-1, 1))
         right, down = radius * np.cos(angle), radius * np.sin(angle)
     elif digit == 6:
-        side, turn = np.maximum(2 * t, 1), STEP * t  # 1, 2, 4, ..., 58
+        side, rotation = np.maximum(2 * t, 1), STEP * t  # 1, 2, 4, ..., 58
     elif digit == 8:
         half = num_frames // 2
-        turn = 2 * STEP * np.where(t <= half, t, 2 * half - t)
+        rotation = 2 * STEP * np.where(t <= half, t, 2 * half - t)
     elif digit == 9:
         steps = rng.integers(-1, 2, size=(num_frames, 3))
         steps[0] = 0  # the first frame is the digit itself
-        turn, right, down = (np.cumsum(steps, axis=0) * (STEP, 1, 1)).T
-    return np.stack((side, turn, right, down), axis=1)
+        rotation, right, down = (np.cumsum(steps, axis=0) * (STEP, 1, 1)).T
+    return np.stack((side, rotation, right, down), axis=1)
 
 
 def draw(image: np.ndarray, motion: np.ndarray, size: int = SIDE) -> np.ndarray:
@@ -94,11 +95,11 @@ def draw(image: np.ndarray, motion: np.ndarray, size: int = SIDE) -> np.ndarray:
     """
     frames = np.empty((len(motion), size, size), dtype=np.uint8)
     unit = size / SIDE
-    for frame, (side, turn, right, down) in zip(frames, motion):
+    for frame, (side, rotation, right, down) in zip(frames, motion):
         pixels, source = side * unit, image
         if pixels < len(image):
             source = cv2.resize(image, (max(round(pixels), 1), ) * 2, interpolation=cv2.INTER_AREA)
-        zoom, angle = pixels / len(source), np.deg2rad(turn)
+        zoom, angle = pixels / len(source), np.deg2rad(rotation)
         cos, sin = zoom * np.cos(angle), zoom * np.sin(angle)
         to, origin = (size - 1) / 2, (len(source) - 1) / 2  # centres, between the pixels when the side is even
         cv2.warpAffine(source, np.array([[cos, -sin, to + unit * right - (cos - sin) * origin],

@@ -145,9 +145,9 @@ def trained(nodes: Nodes, out_dir: Path, processes: int, wait: float) -> Dict[st
     with (folder / 'alone.log').open('w') as log:
         subprocess.run([sys.executable, str(ROOT / 'tools/train.py'), str(CONFIG), *options(folder / 'alone', 8, 2)],
                        check=True, stdout=log, stderr=subprocess.STDOUT, env=dict(os.environ, OMP_NUM_THREADS='1'))
-    ours, alone = (weights(folder / name / 'epoch_2.pth') for name in ('work', 'alone'))
-    difference = max(float((value - ours[name]).abs().max()) for name, value in alone.items())
-    scale = max(float(value.abs().max()) for value in alone.values())
+    ours, single = (weights(folder / name / 'epoch_2.pth') for name in ('work', 'alone'))
+    difference = max(float((value - ours[name]).abs().max()) for name, value in single.items())
+    scale = max(float(value.abs().max()) for value in single.values())
     steps = sum('Epoch(train)' in line for line in (folder / 'node0.log').read_text().splitlines())
     return dict(launchers=ends, iterations=steps, largest_difference=difference, largest_weight=scale,
                 passed=difference < 1e-4)

@@ -28,6 +28,7 @@ def mask_length(mask, threshold: float = 0.1) -> np.ndarray:
 
 
 class DropRatio(NamedTuple):
+    """The ratios, and the clips that they are of."""
     values: np.ndarray  # (kept,) (OS - FS) / (OS - RS)
     kept: np.ndarray  # (N,) bool
 
@@ -50,6 +51,7 @@ def drop_difference(original, freeze, reverse) -> np.ndarray:
 
 
 class Summary(NamedTuple):
+    """Of one sample: mean, standard deviation, number of values."""
     mean: float
     std: float
     count: int
@@ -71,6 +73,7 @@ def summarize(values, ddof: int = 0) -> Summary:
 
 
 class WelchTest(NamedTuple):
+    """Of two samples with unequal variances, two-sided."""
     statistic: float
     p_value: float
     degrees_of_freedom: float

@@ -162,7 +162,7 @@ def draw_distributions(models: Dict[str, Parameters], limits: Optional[Limits] =
     single_points = max(pool['scale'].size for pool in pools.values()) <= FEW_POINTS
     cells = {title: np.histogram2d(pool['down'], pool['right'], bins=(edges, edges))[0] * (100 / pool['scale'].size)
              for title, pool in pools.items()}  # shares, so that models of different sizes have the same colours
-    filled = np.concatenate([share[share > 0] for share in cells.values()])
+    filled = np.concatenate([cell[cell > 0] for cell in cells.values()])
     if not filled.size:
         single_points = True  # all of them are outside the given limits
     figure = Figure(figsize=(11, 0.7 + 2.9 * len(pools)), layout='constrained')
