@@ -2,8 +2,8 @@
 
     python tools/benchmarks/evaluation_paths.py --out-dir docs/benchmarks
 
-Forward and backward of one 3x3x3 layer at stride 1, with its 3D kernel ('kernel', the peer: the fastest of the ways that
-make it) and without ('factored'), at shapes around the limits of its rule (``ops/conv3t/implementations.py``), whose
+Forward and backward of one 3x3x3 layer at stride 1, with its 3D kernel ('kernel', the peer: the fastest way that
+makes it) and without ('factored'), at shapes around the limits of its rule (``ops/conv3t/implementations.py``), whose
 ``positions`` are N*T*H*W of the input. ``auto`` is what 'auto' takes there, and ``auto_is`` whether that was the faster
 of the two, the slower, or even, where 1 is within the ratio's quartiles.
 """
