@@ -141,9 +141,11 @@ def explain(layer: torch.nn.Module, x: torch.Tensor) -> Dict[str, str]:
         TypeError: for another layer.
 
     >>> import tconv_mmaction
-    >>> reasons = tconv_mmaction.ops.explain(tconv_mmaction.layers.Conv3T(2, 4, 3).eval(), torch.randn(1, 2, 4, 6, 6))
-    >>> [name for name, reason in reasons.items() if reason == 'chosen']
-    ['reference']
+    >>> layer = tconv_mmaction.layers.Conv3T(2, 4, 3).eval()
+    >>> with torch.no_grad():
+    ...     reasons = tconv_mmaction.ops.explain(layer, torch.randn(2, 2, 4, 6, 6))
+    >>> reasons['kept_kernel'], reasons['minimal_filtering']
+    ('chosen', 'no gradients of parameters are wanted')
     """
     if not hasattr(layer, 'calls'):
         raise TypeError(f'explain: a {type(layer).__name__} is computed in one way only; it takes a layer of '
