@@ -143,14 +143,16 @@ class Conv3T(ConvBase):
 
     def temporal_tensors(self) -> Tuple[Tensor, ...]:
         """``scale``, ``rotate``, ``translate_x``, ``translate_y``, or ``theta``."""
-        if self.transform == 'free':
-            return self.theta,
-        return tuple(getattr(self, name) for name in TEMPORAL_PARAMETERS)
+        return self._tensors(('theta', ) if self.transform == 'free' else TEMPORAL_PARAMETERS)
 
     def kernel_tensors(self) -> Tuple[Tensor, ...]:
         """What the kernel is computed from, be it parameters or what stands in their places."""
-        tensors = self.weight, *self.temporal_tensors()
+        tensors = *self._tensors(('weight', )), *self.temporal_tensors()
         return tensors if self.gain is None else (*tensors, self.gain)
+
+    def _tensors(self, names: Sequence[str]) -> Tuple[Tensor, ...]:
+        own = self._parameters  # attributes of a module take ten times as long, and every call asks for all of them
+        return tuple(own[name] if name in own else getattr(self, name) for name in names)
 
     def needs_graph(self) -> bool:
         """Whether gradients of what the kernel is computed from are wanted now."""

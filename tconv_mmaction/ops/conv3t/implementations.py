@@ -16,7 +16,7 @@ from .. import onednn
 from ..conditions import PLAIN, context_refusal, cpu_refusal, tensor_refusal
 from ..conv3d import minimal_filtering, single_clip
 from ..conv3d.kernel_in_place import kernel_in_place_conv3d
-from ..dispatch import Implementation, always, operator, supports_all
+from ..dispatch import Implementation, always, once_per_call, operator, supports_all
 from ..geometry import Geometry
 from ..kept_kernel import can_keep, kept_form
 from . import slices_times_patches as patches
@@ -55,24 +55,34 @@ def _with_bias(y: Tensor, bias: Optional[Tensor]) -> Tensor:
     return y if bias is None else y + bias[:, None, None, None]
 
 
-def _sliced(layer, x: Tensor) -> Optional[str]:
+@once_per_call
+def _tensors(layer, x: Tensor, geometry: Geometry) -> Tuple[Tensor, ...]:
+    return layer.kernel_tensors()
+
+
+@once_per_call
+def _needs_graph(layer, x: Tensor, geometry: Geometry) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(layer, x, geometry))
+
+
+@once_per_call
+def _factored_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
     if layer.kernel_size[0] == 1:
         return 'one slice is a plain convolution'
     if x.shape[0] == 0:
         return 'the batch is empty'
-    return None
+    return tensor_refusal(x, *_tensors(layer, x, geometry))
 
 
+@once_per_call
 def _training_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
     """Why this is no training step on CPU that hand-written code may do."""
-    why = _sliced(layer, x) or cpu_refusal(x, *layer.kernel_tensors())
-    if why is None and not layer.needs_graph():
+    if x.device.type != 'cpu':
+        return f'tensors lie on {x.device.type}, this is for the CPU'
+    why = _factored_refusal(layer, x, geometry)
+    if why is None and not _needs_graph(layer, x, geometry):
         return 'no gradients of parameters are wanted'
     return why
-
-
-def _factored_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
-    return _sliced(layer, x) or tensor_refusal(x, *layer.kernel_tensors())
 
 
 def _prefers_factored(layer, x: Tensor, geometry: Geometry) -> bool:
@@ -91,7 +101,7 @@ def _prefers_factored(layer, x: Tensor, geometry: Geometry) -> bool:
     channels, positions = layer.weight.shape[1], x.numel() // x.shape[1]
     if not (channels > 128 and height * width <= 9 and geometry.stride[1:] == (1, 1) and x.device.type == 'cpu'):
         return False
-    if not (layer.training or layer.needs_graph()):
+    if not (layer.training or _needs_graph(layer, x, geometry)):
         return channels >= 512 and positions >= 128 and x.shape[-3] > depth
     large = LARGE
     if minimal_filtering.choose((1, *x.shape[1:]), x.dtype, _kernel_shape(layer), *geometry) is not None:
@@ -130,6 +140,7 @@ def _run_patches(layer, x: Tensor, geometry: Geometry) -> Tensor:
     return _with_bias(patches.slices_times_patches_conv3d(x, rule, geometry, *parameters), layer.bias)
 
 
+@once_per_call
 def _tile(layer, x: Tensor, geometry: Geometry) -> Optional[int]:
     return minimal_filtering.choose(x.shape, x.dtype, _kernel_shape(layer), *geometry)
 
@@ -152,15 +163,16 @@ def _run_in_place(layer, x: Tensor, geometry: Geometry) -> Tensor:
     return _with_bias(kernel_in_place_conv3d(x, rule, geometry, None, *parameters), layer.bias)
 
 
+@once_per_call
 def _kept_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
     why = context_refusal()
     if why is None and layer.training:
         return 'kernels are kept in eval mode only'
-    if why is None and layer.needs_graph():
+    if why is None and _needs_graph(layer, x, geometry):
         return 'gradients of parameters are wanted'
     if why is None and layer.weight.device.type == 'meta':
         return 'tensors on the meta device have no numbers'
-    if why is None and not can_keep(layer.kernel_tensors()):
+    if why is None and not can_keep(_tensors(layer, x, geometry)):
         return 'the weights are not plain parameters, or were made in inference mode: a change would not be seen'
     return why
 
@@ -170,7 +182,7 @@ def _kept(layer) -> Tensor:
 
 
 def _packed_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
-    why = _kept_refusal(layer, x, geometry) or cpu_refusal(x, layer.weight)
+    why = _paired_refusal(layer, x, geometry)
     if why is None and x.dtype != torch.float32:
         return f'tensors are {x.dtype}'
     if why is None and not (onednn.has_onednn() and onednn.has_packed()):
@@ -194,7 +206,8 @@ def _run_packed(layer, x: Tensor, geometry: Geometry) -> Tensor:
                        lambda: onednn.packed_if_right(layer.kernel(), x.detach(), *geometry))
     if packed is None:
         return F.conv3d(x, _kept(layer), layer.bias, *geometry)
-    return _with_bias(onednn.packed_conv3d(x, packed, *geometry), layer.bias)
+    y = onednn.packed_conv3d(x, packed, *geometry)
+    return y if layer.bias is None else y.add_(layer.bias[:, None, None, None])
 
 
 def _prefers_pairs(layer, x: Tensor, geometry: Geometry) -> bool:
@@ -205,6 +218,7 @@ def _run_paired(layer, x: Tensor, geometry: Geometry) -> Tensor:
     return single_clip.conv3d(x, _kept(layer), layer.bias, *geometry)
 
 
+@once_per_call
 def _paired_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
     return _kept_refusal(layer, x, geometry) or cpu_refusal(x, layer.weight)
 
