@@ -20,8 +20,8 @@ from typing import List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ...layers.eager import differentiable_gradients
-from ...layers.temporal_transform import affine_matrix, temporal_kernel
+from ...maths.temporal_transform import affine_matrix, temporal_kernel
+from ..conditions import differentiable_gradients
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST = 64  # pixels of a slice: its matrices are tiles of 64 x 64 in registers
