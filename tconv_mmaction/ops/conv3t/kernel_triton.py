@@ -20,8 +20,8 @@ from typing import List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ...maths.temporal_transform import affine_matrix, temporal_kernel
-from ..conditions import differentiable_gradients
+from ...maths.temporal_transform import affine_matrix, bounded, temporal_kernel
+from ..second_derivatives import gradients_by_autograd, leave_to_autograd
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST = 64  # pixels of a slice: its matrices are tiles of 64 x 64 in registers
@@ -40,7 +40,7 @@ def triton_is_there() -> bool:
     return importlib.util.find_spec('triton') is not None
 
 
-def unsupported(first: Tensor, transform: List[Tensor], dtype: torch.dtype) -> Optional[str]:
+def unsupported(first: Tensor, transform: Sequence[Tensor], dtype: torch.dtype) -> Optional[str]:
     """Why :func:`conv3t_kernel` cannot make this kernel, or None."""
     if first.device.type != 'cuda':
         return f'Triton kernels are for CUDA, the parameters are on {first.device.type}'
@@ -134,8 +134,8 @@ def reference(first: Tensor, transform: Sequence[Tensor], gain: Optional[Tensor]
     """The same by the composed operations; see :func:`conv3t_kernel`."""
     wide = torch.promote_types(first.dtype, torch.float32)
     transform = [t.to(wide) for t in transform]
-    kernel = temporal_kernel(first.to(wide), transform[0] if len(transform) == 1 else affine_matrix(*transform))
-    return (kernel if gain is None else kernel * gain.to(wide).mT[:, None, :, None, None]).to(dtype)
+    theta = bounded(transform[0]) if len(transform) == 1 else affine_matrix(*transform)
+    return temporal_kernel(first.to(wide), theta, None if gain is None else gain.to(wide)).to(dtype)
 
 
 class _Kernel(torch.autograd.Function):
@@ -149,10 +149,10 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         first, gain, *transform = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: leave it to autograd
-            given = [None if t is None else t.view_as(t) for t in (first, gain, *transform)]
-            kernel = reference(given[0], given[2:], given[1], ctx.dtype)
-            return None, None, *differentiable_gradients([kernel], given, [grad], ctx.needs_input_grad[2:])
+        if leave_to_autograd(grad):
+            return None, None, *gradients_by_autograd(
+                lambda first, gain, *transform: reference(first, transform, gain, ctx.dtype),
+                (first, gain, *transform), [grad], ctx.needs_input_grad[2:])
         grad_first, sums = torch.ops.tconv_mmaction.conv3t_kernel_backward(grad, first, transform, gain)
         total = sums[0] if len(sums) == 1 else sums.sum(0)
         of_others = []

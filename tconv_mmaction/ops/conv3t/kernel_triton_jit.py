@@ -41,22 +41,28 @@ def cos_sin(angle):
 
 
 @triton.jit
+def bounded(value):
+    """Infinities as large finite numbers; NaN stays (comparisons with it are false)."""
+    return tl.where(value > 1e15, 1e15, tl.where(value < -1e15, -1e15, value))
+
+
+@triton.jit
 def entries(theta, rotate, move_x, move_y, o, b, filters, FREE: tl.constexpr):
     """Step b's matrix of eq. 3 as six numbers, from theta, or from scale, rotate, translate_x and translate_y."""
     if FREE:
         at = theta + (b * filters + o) * 6
-        xx = tl.load(at).to(tl.float32)
-        xy = tl.load(at + 1).to(tl.float32)
-        x1 = tl.load(at + 2).to(tl.float32)
-        yx = tl.load(at + 3).to(tl.float32)
-        yy = tl.load(at + 4).to(tl.float32)
-        y1 = tl.load(at + 5).to(tl.float32)
+        xx = bounded(tl.load(at).to(tl.float32))
+        xy = bounded(tl.load(at + 1).to(tl.float32))
+        x1 = bounded(tl.load(at + 2).to(tl.float32))
+        yx = bounded(tl.load(at + 3).to(tl.float32))
+        yy = bounded(tl.load(at + 4).to(tl.float32))
+        y1 = bounded(tl.load(at + 5).to(tl.float32))
     else:
         at = b * filters + o
-        scale = tl.load(theta + at).to(tl.float32)
+        scale = bounded(tl.load(theta + at).to(tl.float32))
         angle = tl.load(rotate + at).to(tl.float32)
-        x = tl.load(move_x + at).to(tl.float32)
-        y = tl.load(move_y + at).to(tl.float32)
+        x = bounded(tl.load(move_x + at).to(tl.float32))
+        y = bounded(tl.load(move_y + at).to(tl.float32))
         cos, sin = cos_sin(angle)
         xx = scale * cos
         yx = scale * sin
@@ -85,7 +91,8 @@ def distances(xx, xy, x1, yx, yy, y1, KH: tl.constexpr, KW: tl.constexpr, PP: tl
 
 @triton.jit
 def hat(distance):
-    return tl.maximum(1. - tl.abs(distance), 0.)
+    height = 1. - tl.abs(distance)
+    return tl.where(height < 0., 0., height)  # NaN stays NaN
 
 
 @triton.jit
@@ -203,8 +210,8 @@ def build_backward(grad, first, theta, rotate, move_x, move_y, gain, grad_first,
             tl.store(total + at * 6 + 5, of_y1)
         else:  # eq. 3: xx = yy = s cos r, yx = -xy = s sin r, and the translation turned and scaled with the rest
             angle = tl.load(rotate + at).to(tl.float32)
-            x = tl.load(move_x + at).to(tl.float32)
-            y = tl.load(move_y + at).to(tl.float32)
+            x = bounded(tl.load(move_x + at).to(tl.float32))
+            y = bounded(tl.load(move_y + at).to(tl.float32))
             of_cos = of_xx + of_yy + of_x1 * x + of_y1 * y
             of_sin = of_yx - of_xy + of_y1 * x - of_x1 * y
             cos, sin = cos_sin(angle)
