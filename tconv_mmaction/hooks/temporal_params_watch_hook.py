@@ -67,7 +67,7 @@ def _similarity(theta: Tensor) -> Dict[str, Tensor]:
 
 
 def watched_values(layer: Conv3T) -> Dict[str, Tensor]:
-    """Scale, rotation and translations ``(kT-1, O)`` of a layer in float32, on its device, nothing copied to the CPU."""
+    """Scale, rotation and translations ``(kT-1, O)`` of a layer in float32, on its device."""
     if layer.transform == 'affine':
         return {name: getattr(layer, name).detach().float() for name in TEMPORAL_PARAMETERS}
     return _similarity(layer.theta.detach().float())

@@ -3,8 +3,9 @@
 The layer is what has ``weight (O, I/groups, 1, kH, kW)``, ``temporal_tensors()``, ``gain``, ``bias``, ``matrices()``,
 ``kernel()`` and ``needs_graph()``. On CPU a training step goes one of the ways at the top; in eval mode the kernel is
 computed once and kept, in the form that is fastest for the clip. What is "profitable" rests on tools/benchmarks/
-evaluation_paths.py and inner_paths.py, measured on two cores. On a GPU a training step makes the kernel in few launches:
-:mod:`.kernel_triton`, or without Triton a product with transforms that layers share (:mod:`.shared_transforms`).
+evaluation_paths.py and inner_paths.py, measured on two cores. On a GPU a training step makes the kernel in few
+launches: :mod:`.kernel_triton`, or without Triton a product with transforms that layers share
+(:mod:`.shared_transforms`).
 """
 from typing import Optional, Tuple
 

@@ -14,7 +14,7 @@ Equality with the reference, forward and backward, is tested in Triton's interpr
 on a GPU the tests marked ``gpu`` and tools/benchmarks/on_gpu.sh say so.
 """
 import importlib.util
-from functools import lru_cache
+from functools import cache
 from typing import List, Optional, Sequence, Tuple
 
 import torch
@@ -34,7 +34,7 @@ torch.library.define('tconv_mmaction::conv3t_kernel_backward', '(Tensor grad, Te
                      'Tensor? gain) -> (Tensor, Tensor)')
 
 
-@lru_cache(maxsize=None)
+@cache
 def triton_is_there() -> bool:
     """Whether Triton can be imported (``pip install triton``; PyTorch for CUDA on Linux brings it)."""
     return importlib.util.find_spec('triton') is not None

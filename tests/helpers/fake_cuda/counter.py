@@ -1,9 +1,9 @@
 """Counts what a step would launch on a GPU, without one. Import it before PyTorch, in a process of its own.
 
-FakeTensors have shapes, types and a device but no numbers. With :mod:`.shim` loaded they go through autograd and autocast
-as tensors on a GPU would, and a dispatch mode sees every operator that would launch kernels there. Counted are
-operators, not kernels: cuDNN launches several for one convolution, and rearranges tensors where their order in memory
-is not its own.
+FakeTensors have shapes, types and a device but no numbers. With the shim loaded they go through autograd and autocast as
+tensors on a GPU would, and a dispatch mode sees every operator that would launch kernels there. Counted are operators,
+not kernels: cuDNN launches several for one convolution, and rearranges tensors where their order in memory is not its
+own.
 """
 import collections
 import contextlib
@@ -58,7 +58,9 @@ class Counter(TorchDispatchMode):
         elif name.startswith('index') and any(t.dtype == torch.bool for t in given[1:]):
             self.waits[f'{name} with a mask'] += 1
         if {'cpu', 'cuda'} <= devices:
-            if name in ('copy_', '_to_copy') or (name.startswith('index') and given[0].device.type == 'cuda'):
+            if name in ('copy_', '_to_copy') and (kwargs or {}).get('non_blocking', (args[2:] or [False])[0]):
+                pass  # the host goes on
+            elif name in ('copy_', '_to_copy') or (name.startswith('index') and given[0].device.type == 'cuda'):
                 self.waits[f'{name} between host and device'] += 1
             elif any(t.device.type == 'cpu' and t.dim() for t in given):
                 self.mixed[name] += 1

@@ -1,6 +1,6 @@
 """The Triton kernels of a 3T kernel against the plain maths in float64: in Triton's interpreter, and compiled ahead.
 
-Triton decides when it is imported whether it interprets, so both are processes of their own: this file, run as a script.
+Triton decides when it is imported whether it interprets: both are processes of their own, this file run as a script.
 """
 import importlib.util
 import os
