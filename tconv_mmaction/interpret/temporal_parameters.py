@@ -144,8 +144,8 @@ def temporal_parameters(model: nn.Module) -> Dict[str, Dict[str, Tensor]]:
     """
     layers = temporal_layers(model)
     copies = iter(_on_cpu([tensor for layer in layers.values() for tensor in layer.temporal_tensors()]))
-    names = {name: TEMPORAL_PARAMETERS if layer.transform == 'affine' else ('theta', ) for name, layer in layers.items()}
-    return {name: _read(name, {key: next(copies) for key in keys}) for name, keys in names.items()}
+    return {name: _read(name, {key: next(copies) for key in (
+        TEMPORAL_PARAMETERS if layer.transform == 'affine' else ('theta', ))}) for name, layer in layers.items()}
 
 
 def kernel_sizes(model: nn.Module) -> Dict[str, Tuple[int, int, int]]:

@@ -1,9 +1,8 @@
 """Counts what a step would launch on a GPU, without one. Import it before PyTorch, in a process of its own.
 
-FakeTensors have shapes, types and a device but no numbers. With the shim loaded they go through autograd and autocast as
-tensors on a GPU would, and a dispatch mode sees every operator that would launch kernels there. Counted are operators,
-not kernels: cuDNN launches several for one convolution, and rearranges tensors where their order in memory is not its
-own.
+FakeTensors have shapes, types and a device but no numbers. With the shim loaded they go through autograd and autocast
+as tensors on a GPU would, and a dispatch mode sees every operator that would launch kernels there. Counted are
+operators, not kernels: cuDNN launches several for a convolution, and rearranges tensors that are not in its own order.
 """
 import collections
 import contextlib
