@@ -8,7 +8,7 @@ from typing import Dict, List, Optional
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from ..utils.markdown import markdown_table
 from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters
@@ -46,7 +46,8 @@ def _summary(deviations: Dict[str, np.ndarray], ddof: int) -> Dict[str, float]:
     return row
 
 
-def parameter_statistics(model: nn.Module, ddof: int = 0) -> pd.DataFrame:
+def parameter_statistics(model: nn.Module, ddof: int = 0,
+                         parameters: Optional[Dict[str, Dict[str, Tensor]]] = None) -> pd.DataFrame:
     """Mean and standard deviation of the temporal parameters, per layer and for the model.
 
     One row per 3T layer (index: its name) and a last row ``'whole model'``, which pools all filters and steps of all
@@ -72,12 +73,14 @@ def parameter_statistics(model: nn.Module, ddof: int = 0) -> pd.DataFrame:
         model: holds ``Conv3T`` layers; wrappers (DDP, ...) are looked through.
         ddof: 0 for the standard deviation of these numbers, divisor n (the default; a layer with one number has
             0), 1 for the estimate with divisor n-1. The paper does not say which it prints.
+        parameters: what ``temporal_parameters(model)`` gave, if it was read before.
 
     Raises:
         ValueError: if the model has no 3T layer with kT > 1, or a parameter is NaN or infinite.
     """
     require_temporal_layers(model)
-    layers, parameters, sizes = temporal_layers(model), temporal_parameters(model), kernel_sizes(model)
+    layers, sizes = temporal_layers(model), kernel_sizes(model)
+    parameters = temporal_parameters(model) if parameters is None else parameters
     rows: List[dict] = []
     pooled: Dict[str, List[np.ndarray]] = {quantity: [] for quantity in QUANTITIES}
     residuals = []

@@ -17,7 +17,7 @@ it: A = sR(r) + D with the smallest |D| (Frobenius norm), and t from b = sR(r) t
 of the matrix that zoom and rotation cannot express (shear, mirroring, unequal zoom), is given as ``residual``.
 """
 import os
-from typing import Dict, List, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -94,14 +94,29 @@ def closest_similarity(theta: Tensor) -> Tuple[Dict[str, Tensor], Tensor]:
     return parameters, (((a - e).square() + (b + d).square()) / 2).sqrt()
 
 
-def _read(name: str, layer: Conv3T) -> Dict[str, Tensor]:
-    if layer.transform == 'affine':
-        values = {key: getattr(layer, key).detach().cpu().clone() for key in TEMPORAL_PARAMETERS}
-        for key, value in values.items():
-            check_finite(name, key, value)
+def _on_cpu(tensors: Sequence[Tensor]) -> List[Tensor]:
+    """Copies on the CPU; from a device those of one type travel together, since each copy waits for the device."""
+    copies: List[Optional[Tensor]] = [None] * len(tensors)
+    kinds: Dict[tuple, List[int]] = {}
+    for i, tensor in enumerate(tensors):
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(i)
+    for (device, _), members in kinds.items():
+        if device.type == 'cpu':
+            together = [tensors[i].detach().clone() for i in members]
+        else:
+            flat = torch.cat([tensors[i].detach().flatten() for i in members]).cpu()
+            together = flat.split([tensors[i].numel() for i in members])
+        for i, copy in zip(members, together):
+            copies[i] = copy.view(tensors[i].shape)
+    return copies
+
+
+def _read(name: str, values: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    for key, value in values.items():
+        check_finite(name, key, value)
+    if 'theta' not in values:
         return values
-    theta = layer.theta.detach().cpu().clone()
-    check_finite(name, 'theta', theta)
+    theta = values['theta']
     values, residual = closest_similarity(theta)
     mirrored = values['scale'] == 0
     if mirrored.any():
@@ -127,7 +142,10 @@ def temporal_parameters(model: nn.Module) -> Dict[str, Dict[str, Tensor]]:
     Raises:
         ValueError: naming the layer and the parameter, if one is NaN or infinite.
     """
-    return {name: _read(name, layer) for name, layer in temporal_layers(model).items()}
+    layers = temporal_layers(model)
+    copies = iter(_on_cpu([tensor for layer in layers.values() for tensor in layer.temporal_tensors()]))
+    return {name: _read(name, {key: next(copies) for key in (
+        TEMPORAL_PARAMETERS if layer.transform == 'affine' else ('theta', ))}) for name, layer in layers.items()}
 
 
 def kernel_sizes(model: nn.Module) -> Dict[str, Tuple[int, int, int]]:
@@ -146,15 +164,22 @@ def require_temporal_layers(model: nn.Module) -> List[str]:
     return names
 
 
-def save_parameters(path: Union[str, 'os.PathLike[str]'], model: nn.Module) -> None:
+def save_parameters(path: Union[str, 'os.PathLike[str]'], model: nn.Module,
+                    parameters: Optional[Dict[str, Dict[str, Tensor]]] = None) -> None:
     """All temporal parameters as a compressed npz file, whole or not at all.
 
     The keys are those of the state dict, ``backbone.conv1.scale``, and ``backbone.conv1.kernel_size``; the arrays
     have the shapes of ``temporal_parameters``. No pickles are inside; numpy or ``load_parameters`` reads it.
     bfloat16, which numpy does not know, becomes float32.
+
+    Args:
+        path: of the file.
+        model: holds ``Conv3T`` layers.
+        parameters: what ``temporal_parameters(model)`` gave, if it was read before.
     """
     arrays = {}
-    for (layer, values), size in zip(temporal_parameters(model).items(), kernel_sizes(model).values()):
+    parameters = temporal_parameters(model) if parameters is None else parameters
+    for (layer, values), size in zip(parameters.items(), kernel_sizes(model).values()):
         prefix = f'{layer}.' if layer else ''
         for name, value in values.items():
             arrays[prefix + name] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..maths.temporal_transform import affine_matrix, bounded, temporal_kernel
+from ..ops import conditions
 from ..ops.conv3t.implementations import CONV3T
 from ..ops.conv3t.moved_slices import few_channels
 from ..ops.dispatch import dispatch
@@ -163,7 +164,9 @@ class Conv3T(ConvBase):
         depth, height, width = self.kernel_size
         if type(self) is not Conv3T or self.transform != 'affine' or depth == 1 or height != width:
             return None
-        if type(self.weight) is not nn.Parameter or self.weight.dim() != 5 or few_channels(self.weight):
+        if not conditions.is_parameter(self.weight) or self.weight.dim() != 5:
+            return None
+        if self.weight.device.type == 'cpu' and few_channels(self.weight):  # such slices are moved without them
             return None
         return self.temporal_tensors() if self.needs_graph() else None
 

@@ -3,7 +3,9 @@
 The layer is what has ``weight (O, I/groups, 1, kH, kW)``, ``temporal_tensors()``, ``gain``, ``bias``, ``matrices()``,
 ``kernel()`` and ``needs_graph()``. On CPU a training step goes one of the ways at the top; in eval mode the kernel is
 computed once and kept, in the form that is fastest for the clip. What is "profitable" rests on tools/benchmarks/
-evaluation_paths.py and inner_paths.py, measured on two cores.
+evaluation_paths.py and inner_paths.py, measured on two cores. On a GPU a training step makes the kernel in few
+launches: :mod:`.kernel_triton`, or without Triton a product with transforms that layers share
+(:mod:`.shared_transforms`).
 """
 from typing import Optional, Tuple
 
@@ -13,18 +15,19 @@ from torch import Tensor
 
 from ...maths.temporal_transform import slice_transforms
 from .. import onednn
-from ..conditions import PLAIN, context_refusal, cpu_refusal, tensor_refusal
+from ..conditions import ACCURATE, PLAIN, context_refusal, cpu_refusal, plain_refusal, tensor_refusal
 from ..conv3d import minimal_filtering, single_clip
 from ..conv3d.kernel_in_place import kernel_in_place_conv3d
 from ..dispatch import Implementation, always, once_per_call, operator, supports_all
 from ..geometry import Geometry
 from ..kept_kernel import can_keep, kept_form
+from . import kernel_triton
 from . import slices_times_patches as patches
 from .affine_slices import AffineRule
 from .factored import factored_conv3t
 from .made_kernel import made_kernel
 from .moved_slices import few_channels, moved_slices
-from .shared_transforms import transforms_for_this_pass
+from .shared_transforms import KERNEL_PRODUCT, transforms_for_this_pass, transforms_of
 from .slice_rule import SliceRule, with_gain
 
 LARGE = 1 << 23  # elements of the factored path's activation for one clip: 32 MB in float32
@@ -65,13 +68,17 @@ def _needs_graph(layer, x: Tensor, geometry: Geometry) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(layer, x, geometry))
 
 
-@once_per_call
-def _factored_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
+def _sliced(layer, x: Tensor) -> Optional[str]:
     if layer.kernel_size[0] == 1:
         return 'one slice is a plain convolution'
     if x.shape[0] == 0:
         return 'the batch is empty'
-    return tensor_refusal(x, *_tensors(layer, x, geometry))
+    return None
+
+
+@once_per_call
+def _factored_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
+    return _sliced(layer, x) or tensor_refusal(x, *_tensors(layer, x, geometry))
 
 
 @once_per_call
@@ -177,8 +184,21 @@ def _kept_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
     return why
 
 
-def _kept(layer) -> Tensor:
-    return kept_form(layer, layer.kernel_tensors(), 'kernel', layer.kernel)
+def _wanted(layer, x: Tensor) -> Tuple[torch.dtype, bool]:
+    """The type in which a convolution of ``x`` reads its kernel, and whether channels last: what is in another one is
+    rearranged in every call. On a GPU; on the CPU the kernel is as its parameters are."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
+    return dtype, x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
+
+
+def _kept(layer, x: Tensor) -> Tensor:
+    if x.device.type == 'cpu':
+        return kept_form(layer, layer.kernel_tensors(), 'kernel', layer.kernel)
+    dtype, last = _wanted(layer, x)
+    order = torch.channels_last_3d if last else torch.contiguous_format
+    return kept_form(layer, layer.kernel_tensors(), ('kernel', dtype, last),
+                     lambda: layer.kernel().to(dtype).contiguous(memory_format=order))
 
 
 def _packed_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
@@ -205,7 +225,7 @@ def _run_packed(layer, x: Tensor, geometry: Geometry) -> Tensor:
     packed = kept_form(layer, layer.kernel_tensors(), ('packed', tuple(x.shape), geometry),
                        lambda: onednn.packed_if_right(layer.kernel(), x.detach(), *geometry))
     if packed is None:
-        return F.conv3d(x, _kept(layer), layer.bias, *geometry)
+        return F.conv3d(x, _kept(layer, x), layer.bias, *geometry)
     y = onednn.packed_conv3d(x, packed, *geometry)
     return y if layer.bias is None else y.add_(layer.bias[:, None, None, None])
 
@@ -215,7 +235,7 @@ def _prefers_pairs(layer, x: Tensor, geometry: Geometry) -> bool:
 
 
 def _run_paired(layer, x: Tensor, geometry: Geometry) -> Tensor:
-    return single_clip.conv3d(x, _kept(layer), layer.bias, *geometry)
+    return single_clip.conv3d(x, _kept(layer, x), layer.bias, *geometry)
 
 
 @once_per_call
@@ -224,7 +244,46 @@ def _paired_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
 
 
 def _run_kept(layer, x: Tensor, geometry: Geometry) -> Tensor:
-    return F.conv3d(x, _kept(layer), layer.bias, *geometry)
+    return F.conv3d(x, _kept(layer, x), layer.bias, *geometry)
+
+
+@once_per_call
+def _gpu_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
+    if x.device.type == 'cpu':
+        return 'tensors lie on cpu, this is for a GPU'
+    return _sliced(layer, x) or plain_refusal(x, *_tensors(layer, x, geometry))
+
+
+def _triton_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
+    return _gpu_refusal(layer, x, geometry) or kernel_triton.unsupported(
+        layer.weight, layer.temporal_tensors(), _wanted(layer, x)[0])
+
+
+def _run_triton(layer, x: Tensor, geometry: Geometry) -> Tensor:
+    kernel = kernel_triton.conv3t_kernel(layer.weight.squeeze(2), layer.temporal_tensors(), layer.gain,
+                                         *_wanted(layer, x))
+    return F.conv3d(x, kernel, layer.bias, *geometry)
+
+
+def _product_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
+    why = _gpu_refusal(layer, x, geometry)
+    if why is None and (layer.transform != 'affine' or layer.kernel_size[1] != layer.kernel_size[2]):
+        return 'its transforms are written out for affine ones of square slices'
+    if why is None and (layer.weight.dtype not in ACCURATE or len({t.dtype for t in layer.kernel_tensors()}) > 1):
+        return f'the parameters are {layer.weight.dtype}'
+    return why
+
+
+def _run_product(layer, x: Tensor, geometry: Geometry) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        parameters = layer.temporal_tensors()
+        transforms = transforms_for_this_pass(layer, parameters)
+        if transforms is None:
+            transforms = transforms_of(layer.kernel_size[1], parameters)
+        if layer.gain is not None:
+            transforms = (transforms.unflatten(1, (len(layer.gain), -1)) * layer.gain.T[:, :, None, None]).flatten(1, 2)
+        kernel = torch.bmm(layer.weight.flatten(2), transforms.mT).view(_kernel_shape(layer))
+    return F.conv3d(x, kernel, layer.bias, *geometry)
 
 
 def _made_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
@@ -259,5 +318,7 @@ CONV3T = operator(
     Implementation('paired_clip', _paired_refusal, _prefers_pairs, _run_paired),
     Implementation('kept_kernel', _kept_refusal, always, _run_kept),
     Implementation('made_kernel', _made_refusal, always, _run_made),
+    Implementation('kernel_triton', _triton_refusal, always, _run_triton),
+    Implementation(KERNEL_PRODUCT, _product_refusal, always, _run_product),
     Implementation('reference', supports_all, always, _run_reference),
 )
