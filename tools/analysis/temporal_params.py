@@ -73,8 +73,8 @@ def load_model(config: str, checkpoint: str, options: Dict) -> nn.Module:
         cfg.merge_from_dict(options)
     init_default_scope(cfg.get('default_scope', 'mmaction'))
     model = MODELS.build(cfg.model)
-    needed = {f'{layer}.{name}' for layer, module in temporal_layers(model).items() for name in module._parameters
-              if name not in ('weight', 'bias')}
+    needed = {f'{layer}.{name}' for layer, module in temporal_layers(model).items() for name, parameter
+              in module.named_parameters() if name not in ('weight', 'bias', 'gain')}
     if not needed:
         raise ValueError(f"the model of {config} has no Conv3T layer. Give a config with temporal_cfg=dict("
                          "type='Conv3T') (*-3t_*).")
