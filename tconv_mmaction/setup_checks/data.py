@@ -20,7 +20,6 @@ from .problems import Problems, build, check_names, find_class
 
 POSITIVE = ('clip_len', 'num_clips', 'frame_interval', 'test_interval', 'num_segments', 'crop_size', 'size')
 OLD = dict(Collect="End the pipeline with dict(type='PackActionInputs') instead.",
-           ToTensor="Take it out: dict(type='PackActionInputs') at the end makes tensors.",
            VideoCollect="End the pipeline with dict(type='PackActionInputs') instead.")
 DATASET_WRAPPERS = dict(RepeatDataset='dataset', ClassBalancedDataset='dataset', ConcatDataset='datasets')
 

@@ -477,8 +477,6 @@ CASES = [
          {f'{D}.pipeline': [*HEAD, RESIZE, dict(type='Normalize', mean=[0.] * 3, std=[255.] * 3), *SHAPE]}),
     Case('packing of mmaction2 0.x', f'{D}.pipeline.5.type', ['Collect is of mmaction2 0.x', 'PackActionInputs'],
          {f'{D}.pipeline': [*HEAD, RESIZE, SHAPE[0], dict(type='Collect', keys=['imgs', 'label'])]}),
-    Case('tensors of mmaction2 0.x', f'{D}.pipeline.5.type', ['ToTensor is of mmaction2 0.x', 'makes tensors'],
-         {f'{D}.pipeline': [*HEAD, RESIZE, SHAPE[0], dict(type='ToTensor', keys=['imgs']), SHAPE[1]]}),
     Case('frozen stages without weights', f'{B}.frozen_stages', ['1', 'stay at random', 'frozen_stages=-1'],
          {B: dict(RESNET, frozen_stages=1), **RESNET_HEAD, f'{T}.drop_last': True}, warning=True),
     Case('norms that learn nothing', f'{B}.norm_eval', ['variance 1', 'Load weights'],

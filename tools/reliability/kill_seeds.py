@@ -1,6 +1,6 @@
 """The experiment of kill_resume.py with many seeds: every seed draws other moments and places to be killed at.
 
-    python tools/experiments/kill_seeds.py docs/reliability/kill_seeds.csv --shape 6 8 --shape 10 14 --seeds 70 99
+    python tools/reliability/kill_seeds.py docs/reliability/kill_seeds.csv --shape 6 8 --shape 10 14 --seeds 70 99
 
 For each shape (kills, epochs) the training runs once in one piece, and for each seed once in as many lives as there are
 kills, one more; both must hold the same files with the same content. One line per shape and seed is added to the table
