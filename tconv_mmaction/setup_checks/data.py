@@ -264,7 +264,8 @@ def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labe
                 problems.add(f'{key}.ann_file', f'{path}, line {entry.line}: {text} ({len(outside)} such lines.) '
                              'Take them out; or, if the place is meant, name its folder too: confine_paths=[...].')
     # not before it is known that none of them may not be opened
-    if '://' not in folder and len(problems) == (before if form.frames else files_from):
+    whole = len(problems) == (before if form.frames else files_from)
+    if whole and '://' not in folder and not getattr(form, 'packed', False):
         samples = _samples(entries, folder, cfg, form, path, key, problems)
     return entries, folder, samples
 

@@ -119,7 +119,7 @@ def check_counting(cfg: Any, length: RunLength, problems: Problems) -> None:
                       'iteration(s). Leave by_epoch out to count epochs.')
     total = length.epochs if length.by_epoch else length.iterations
     if checkpoint and by_epoch == length.by_epoch and total is not None and not checkpoint.get('save_last', True) and (
-            not isinstance(interval, int) or interval < 1 or interval > total):
+            isinstance(interval, int) and interval > total):  # -1 is how to ask for none
         problems.add(f'{key}.interval', f'{interval} with save_last=False, and the run has {total} '
                      f'{"epochs" if by_epoch else "iterations"}: no checkpoint would be written. Set a smaller one.')
     loop = cfg.get('train_cfg')
