@@ -29,7 +29,8 @@ def test_samples_of_wrapped_data_sets():
     both = dict(type='ConcatDataset', datasets=[inner, dict(type='RepeatDataset', times=2, dataset=inner)])
     assert samples_of(both, counts, 'd') == 11
     assert samples_of(both, {'d.datasets.0': 3}, 'd') is None  # one of them is not known
-    assert samples_of(dict(inner, indices=2), counts, 'd') == 2 and samples_of(dict(inner, indices=-9), counts, 'd') == 5
+    assert samples_of(dict(inner, indices=2), counts, 'd') == 2
+    assert samples_of(dict(inner, indices=-9), counts, 'd') == 5
     assert samples_of(dict(inner, indices=[0, 1, 4]), counts, 'd') == 3
     assert batches_of(13, dict(batch_size=4), 1) == 4 and batches_of(13, dict(batch_size=4, drop_last=True), 1) == 3
     assert batches_of(13, dict(batch_size=4), 2) == 2 and batches_of(None, dict(batch_size=4), 1) is None
@@ -69,7 +70,8 @@ def test_frozen_norms_have_no_need_of_a_spread():
     with torch.device('meta'):
         models = [MODELS.build(dict(type='Recognizer3D', backbone=dict(backbone, norm_eval=frozen, **strides),
                                     cls_head=head)) for frozen in (False, True)]
-    assert norms_with_one_value(models[0], (1, 3, 12, 12, 12)) and not norms_with_one_value(models[1], (1, 3, 12, 12, 12))
+    assert norms_with_one_value(models[0], (1, 3, 12, 12, 12))
+    assert not norms_with_one_value(models[1], (1, 3, 12, 12, 12))
     assert not norms_with_one_value(models[0], (2, 3, 12, 12, 12))  # two views of a sample
 
 
@@ -88,7 +90,8 @@ def test_the_shipped_config_whose_last_stage_has_one_position(change, key, tmp_p
     if key is None:
         return check_built_batches(config, 10)
     runner = Runner.from_cfg(config)
-    with pytest.raises(SetupError, match=r'10 samples in batches of 3' if key == 'drop_last' else 'one sample') as caught:
+    words = '10 samples in batches of 3' if key == 'drop_last' else 'one sample'
+    with pytest.raises(SetupError, match=words) as caught:
         runner.train()
     assert [problem.key for problem in caught.value.problems] == [f'train_dataloader.{key}'] and runner.iter == 0
     assert 'BatchNorm3d' in str(caught.value)
