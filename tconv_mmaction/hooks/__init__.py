@@ -11,5 +11,6 @@ from .unreadable_clips_hook import UnreadableClipsHook
 
 __all__ = [
     'BF16OptimWrapper', 'ChannelsLastHook', 'CheckInvalidLossHook', 'CheckSetupHook',
-    'CompileProgressHook', 'DeployModelHook', 'ExactResumeHook', 'TemporalParamsError', 'TemporalParamsHook', 'TemporalParamsWatchHook', 'UnreadableClipsHook'
+    'CompileProgressHook', 'DeployModelHook', 'ExactResumeHook',
+    'TemporalParamsError', 'TemporalParamsHook', 'TemporalParamsWatchHook', 'UnreadableClipsHook'
 ]
