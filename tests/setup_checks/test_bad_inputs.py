@@ -308,7 +308,7 @@ def table():
     lines = ['| mistake | named as | the message holds |', '|---|---|---|']
     for case in CASES:
         words = ' ... '.join(case.says).replace('|', '\\|').replace('{folder}', 'DATA')
-        lines.append(f'| {case.name} | `{case.key}` | {words} |')
+        lines.append(f'| {case.name}{" (warning)" * case.warning} | `{case.key}` | {words} |')
     return '\n'.join(lines)
 
 

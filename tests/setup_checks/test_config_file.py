@@ -77,7 +77,8 @@ TOOLS = ['deploy/reparameterize_model.py CONFIG CHECKPOINT OUT.pth', 'deploy/exp
 
 @pytest.mark.parametrize('command', TOOLS, ids=lambda command: command.split()[0])
 @pytest.mark.parametrize('config, words', [
-    ('open.py', 'open.py is no Python'), ('nothing.py', 'nothing.py is not there'), (CONFIG, 'none.pth')], ids=['syntax', 'config', 'checkpoint'])
+    ('open.py', 'open.py is no Python'), ('nothing.py', 'nothing.py is not there'), (CONFIG, 'none.pth')],
+    ids=['syntax', 'config', 'checkpoint'])
 def test_tools_say_it_in_one_message(command, config, words, written, monkeypatch):
     monkeypatch.chdir(written)
     tool, *arguments = [str(config) if part == 'CONFIG' else 'none.pth' if part == 'CHECKPOINT' else part
