@@ -25,7 +25,7 @@ from .runtime import (
     metrics_of,
 )
 from .schedules import check_counting, run_length
-from .tracing import check_efficient_eval, say_compile
+from .tracing import check_checkpointed, check_efficient_eval, say_compile
 
 __all__ = ['HOOK', 'Problem', 'Problems', 'SetupError', 'check_config', 'check_once', 'options_in']
 
@@ -124,6 +124,8 @@ def check_config(cfg: Any, mode: str = 'train', duplicates: bool = False,
         if mode == 'train':
             check_optimizer(cfg.get('optim_wrapper'), model, cfg.get('param_scheduler'), length, problems)
         check_checkpoint(cfg.get('load_from'), bool(cfg.get('resume')), mode != 'train', model, problems)
+        if mode == 'train':
+            check_checkpointed(cfg.get('activation_checkpointing'), model, problems)
         check_efficient_eval(cfg.get('efficient_conv_bn_eval'), model, problems)
         say_compile(cfg.get('compile'), model, problems)
     problems.raise_if_any()

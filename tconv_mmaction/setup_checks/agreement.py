@@ -2,9 +2,10 @@
 averages, mixed batches with class counts, frozen layers with the weights that they keep.
 """
 import importlib.util
+import inspect
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from mmaction.registry import TRANSFORMS
+from mmaction.registry import MODELS, TRANSFORMS
 
 from .problems import Problems
 
@@ -15,7 +16,7 @@ NEEDS: Dict[str, Tuple[str, str]] = dict(
     NeptuneVisBackend=('neptune', 'neptune'), DVCLiveVisBackend=('dvclive', 'dvclive'),
     AimVisBackend=('aim', 'aim'), DecordInit=('decord', 'decord'), PyAVInit=('av', 'av'), PIMSInit=('pims', 'pims'))
 RANDOM = ('RandomCrop', 'RandomResizedCrop', 'RandomRescale', 'MultiScaleCrop', 'ColorJitter', 'RandomErasing',
-          'EgoMotionCrop', 'RandAugment', 'PytorchVideoWrapper', 'TorchVisionWrapper')
+          'EgoMotionCrop')
 SINGLE_LABEL = ('top_k_accuracy', 'mean_class_accuracy')
 SEVERAL_LABELS = ('mean_average_precision', 'mmit_mean_average_precision')
 
@@ -71,6 +72,18 @@ def _metric_names(metric: Any) -> List[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
+def _averages(head: Any) -> Any:
+    """``average_clips`` of a head, or what its class has where the config does not say."""
+    cls = MODELS.get(head['type']) if isinstance(head, dict) and isinstance(head.get('type'), str) else None
+    if cls is None or 'average_clips' in head:
+        return head['average_clips'] if cls is not None else 'unknown'
+    for base in cls.__mro__:
+        parameter = inspect.signature(base.__init__).parameters.get('average_clips') if base is not object else None
+        if parameter is not None:
+            return parameter.default
+    return 'unknown'
+
+
 def check_scores(metrics: List[Any], key: str, model: Any, multi_class: Optional[bool], problems: Problems) -> None:
     """Metrics against labels, and against scores that nobody has averaged."""
     head = model.get('cls_head') if isinstance(model, dict) else None
@@ -87,8 +100,7 @@ def check_scores(metrics: List[Any], key: str, model: Any, multi_class: Optional
         elif kind in ('F1Metric', 'ConfusionMatrix') and multi_class:
             problems.add(key, f'{kind} is for one label per video, and the list has several (multi_class=True). Use '
                          "dict(type='AccMetric', metric_list='mean_average_precision').")
-        averages = isinstance(head, dict) and 'GCN' not in str(head.get('type'))
-        if kind in ('AccMetric', 'F1Metric', 'ConfusionMatrix') and averages and head.get('average_clips') is None:
+        if kind in ('AccMetric', 'F1Metric', 'ConfusionMatrix') and _averages(head) is None:
             problems.add('model.cls_head.average_clips', f'None leaves the clips of a video as they are, and {kind} '
                          f"({key}) needs one score per class: it would fail at the end of the evaluation. Set "
                          "average_clips='prob'.")
@@ -205,7 +217,6 @@ def check_evaluation_pipeline(pipeline: Any, key: str, problems: Problems) -> No
 
 
 def _arguments(cls: type) -> List[str]:
-    import inspect
     return [name for base in cls.__mro__ if '__init__' in vars(base) for name in inspect.signature(base).parameters]
 
 

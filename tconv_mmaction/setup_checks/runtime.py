@@ -14,7 +14,7 @@ KEYS = ('model', 'work_dir', 'train_dataloader', 'val_dataloader', 'test_dataloa
         'test_cfg', 'auto_scale_lr', 'optim_wrapper', 'param_scheduler', 'val_evaluator', 'test_evaluator',
         'default_hooks', 'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg',
         'log_processor', 'log_level', 'visualizer', 'default_scope', 'randomness', 'experiment_name', 'compile',
-        'efficient_conv_bn_eval')
+        'efficient_conv_bn_eval', 'activation_checkpointing')
 BASIC = ('self', 'runner', 'dataloader', 'evaluator')  # what the Runner gives to every loop
 ACCURACY_KEYS = dict(top_k_accuracy='top{}', mean_class_accuracy='mean1')
 
@@ -25,9 +25,10 @@ def check_loop(cfg: Any, key: str, problems: Problems) -> None:
         problems.add(key, f'must be a dict such as dict(type=\'EpochBasedTrainLoop\', max_epochs=...), got {cfg!r}.')
         return
     loop = find_class(LOOPS, cfg, key, problems) if 'type' in cfg else None
-    if isinstance(loop, type):
-        known = [name for base in loop.__mro__ if '__init__' in vars(base) and base is not object
-                 for name in inspect.signature(base.__init__).parameters]
+    taken = {name: parameter.kind for base in getattr(loop, '__mro__', ()) if '__init__' in vars(base)
+             and base is not object for name, parameter in inspect.signature(base.__init__).parameters.items()}
+    if taken and inspect.Parameter.VAR_KEYWORD not in taken.values():
+        known = list(taken)
         for name in set(cfg) - {'type', 'by_epoch', *known}:
             near = difflib.get_close_matches(name, known, n=1)
             problems.add(f'{key}.{name}', f'{loop.__name__} has no argument {name!r}.'

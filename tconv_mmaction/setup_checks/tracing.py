@@ -1,11 +1,28 @@
 """Keys of MMEngine that rewrite or compile the network: whether it can be, said before data are loaded."""
 import os
 from operator import attrgetter
-from typing import Any
+from typing import Any, List, Tuple
 
 from torch import nn
 
 from .problems import Problems, explained
+
+
+def _named(names: Any, model: nn.Module, key: str, problems: Problems) -> List[Tuple[str, nn.Module]]:
+    """The modules of these names; a name that there is not becomes an entry."""
+    found = []
+    for name in [names] if isinstance(names, str) else names or ():
+        try:
+            found.append((name, attrgetter(name)(model)))
+        except AttributeError:
+            children = [child for child, _ in model.named_children()]
+            problems.add(key, f'the model has no module {name!r}. Its parts are {children}.')
+    return found
+
+
+def check_checkpointed(names: Any, model: nn.Module, problems: Problems) -> None:
+    """``activation_checkpointing`` names modules, whose forward is computed again in the backward pass."""
+    _named(names, model, 'activation_checkpointing', problems)
 
 
 def check_efficient_eval(names: Any, model: nn.Module, problems: Problems) -> None:
@@ -21,13 +38,7 @@ def check_efficient_eval(names: Any, model: nn.Module, problems: Problems) -> No
     from mmengine.model.efficient_conv_bn_eval import efficient_conv_bn_eval_graph_transform
     from torch import fx
     key = 'efficient_conv_bn_eval'
-    for name in [names] if isinstance(names, str) else names:
-        try:
-            module = attrgetter(name)(model)
-        except AttributeError:
-            children = [child for child, _ in model.named_children()]
-            problems.add(key, f'the model has no module {name!r}. Its parts are {children}.')
-            continue
+    for name, module in _named(names, model, key, problems):
         way = ('Take the key out; in a test, tools/deploy/reparameterize_model.py fuses convolutions and norms once.')
         try:
             traced = fx.symbolic_trace(module)

@@ -537,6 +537,8 @@ CASES = [
     Case('fused evaluation of a part that is not there', 'efficient_conv_bn_eval',
          ["no module 'bakbone'", "'backbone'"],
          {'efficient_conv_bn_eval': ['bakbone']}),
+    Case('checkpointing of a part that is not there', 'activation_checkpointing', ["no module 'backbone.layer9'"],
+         {'activation_checkpointing': ['backbone.layer9']}),
     Case('compiled network, in silence', 'compile', ['first step', 'docs/recipes.md', 'compile=False'],
          {'compile': True}, warning=True),
 ]
