@@ -1,11 +1,11 @@
 """tools/reliability/kill_resume.py: its comparison sees a single bit, its plans cover every write, and it runs."""
 import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.paths import ROOT
 from helpers.scripts import load_script
 
 
@@ -73,9 +73,8 @@ def test_a_life_that_is_killed_at_its_latest_iteration(tool, tmp_path):
         tool.train_killed(tmp_path, 2, [tool.Plan()])
 
 
-def test_seeds_that_are_in_the_table_are_not_run_again(tool, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(Path(tool.__file__).parent))
-    import kill_seeds
+def test_seeds_that_are_in_the_table_are_not_run_again(tmp_path, monkeypatch, capsys):
+    kill_seeds = load_script('tools/reliability/kill_seeds.py')
     monkeypatch.setattr(kill_seeds, 'train_whole', lambda work, epochs: work)
     ran = []
 
@@ -96,6 +95,18 @@ def test_seeds_that_are_in_the_table_are_not_run_again(tool, tmp_path, monkeypat
     assert '4 runs in ' in (said := capsys.readouterr().out) and '32 kills, 80 files compared; 2 runs differ' in said
     assert [row['differences'] for row in kill_seeds.read_table(tmp_path / 'a.csv')] == [''] * 2 + [
         'a.pth: .info, .lr'] * 2
+
+
+def test_the_numbers_in_the_docs_are_those_of_the_table():
+    table = pd.read_csv(ROOT / 'docs/reliability/kill_seeds.csv')
+    runs = table.groupby(['kills', 'epochs']).seed.nunique()
+    assert (runs >= 30).all() and list(runs.index) == [(6, 8), (10, 14)] and (table.different == 0).all()
+    for page in ('docs/reliability.md', 'docs/reliability/crashes.md'):
+        text = ' '.join((ROOT / page).read_text().split())
+        for (_, epochs), count in runs.items():
+            assert f'{count} trainings of {epochs} epochs' in text or f'{count} of {epochs} epochs' in text
+        assert f'{table.kills.sum()}' in text and f'{table.in_writes.sum()}' in text
+        assert f'all {table.files.sum():,} files equal' in text
 
 
 @pytest.mark.slow
