@@ -19,7 +19,7 @@ import tconv_mmaction  # noqa: F401  first: mmaction2 and old checkpoints load o
 # isort: split
 import pandas as pd
 from mmaction.registry import MODELS
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
@@ -38,6 +38,7 @@ from tconv_mmaction.interpret import (
     temporal_parameters,
 )
 from tconv_mmaction.utils import atomic_write_text
+from tconv_mmaction.utils.config_file import read_config
 
 CONFIG_ENDINGS = ('.py', '.json', '.yml', '.yaml')
 
@@ -68,7 +69,7 @@ def load_model(config: str, checkpoint: str, options: Dict) -> nn.Module:
         ValueError: if the temporal parameters of model and checkpoint are not the same; other keys that do not fit
             are logged by MMEngine, as everywhere.
     """
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     if options:
         cfg.merge_from_dict(options)
     init_default_scope(cfg.get('default_scope', 'mmaction'))
