@@ -12,7 +12,7 @@ FLOORS = [('utils', 'version'), ('maths', ), ('ops', ), ('compat', ), ('layers',
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 DOORS = ('__init__', '__main__', 'doctor', 'mim_scripts')  # the package itself, its command, and paths of before
 LAYERS = {'__init__', 'branch_inflation', 'conv3t', 'conv_base', 'conv_lstm2d', 'deploy', 'multi_branch_conv3d',
-          'registry', 'separable_conv3d'}
+          'registry', 'separable_conv3d', 'single_filters'}
 FIELD = ('mmaction', 'mmcv', 'mmengine')  # what the floors of plain PyTorch know nothing of
 
 
