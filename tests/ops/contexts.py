@@ -3,7 +3,6 @@
 Each is run with one implementation after the other on the same numbers. ``model`` is
 :class:`helpers.layer_cases.OneTensor`; it may be changed. A context that does not apply to a layer returns None.
 """
-import contextlib
 import copy
 import pickle
 import threading
@@ -359,7 +358,10 @@ def channels_last(model, x):
     x = x.contiguous(memory_format=torch.channels_last_3d)
     found = gradients(model, x)
     with torch.no_grad():
-        return [*found, model.eval()(x), model.to(memory_format=torch.channels_last_3d)(x)]
+        found.append(model.eval()(x))
+        if not any(p.dim() == 4 for p in model.parameters()):  # which PyTorch cannot convert so
+            found.append(model.to(memory_format=torch.channels_last_3d)(x))
+    return found
 
 
 @context
@@ -445,8 +447,10 @@ def modes(model, x):
 @context
 def checkpointed(model, x):
     found = []
-    for reentrant in (False, True):
-        found += gradients(model, x, lambda x: checkpoint(model, x, use_reentrant=reentrant))  # noqa: B023 called at once
+    found += gradients(model, x, lambda x: checkpoint(model, x, use_reentrant=False))
+    inner = x.detach().requires_grad_()
+    loss_of(checkpoint(model, inner, use_reentrant=True)).backward()
+    found += [inner.grad, *(p.grad for p in model.parameters())]
     found += second_derivatives(model, x, lambda x: checkpoint(model, x, use_reentrant=False))
     return found
 
@@ -511,8 +515,8 @@ def parametrised(model, x):
     found = _steps(model, x)
     masked.mask[0] = 0
     found += _steps(model, x)
-    with parametrize.cached():
-        found += _steps(model, x)[:1]
+    with parametrize.cached(), torch.no_grad():
+        found += [model(x), model(x)]
     return found
 
 
@@ -530,7 +534,13 @@ def weight_and_spectral_norm(model, x):
             if tensor_name.endswith(('_u', '_v')):
                 start = noise(tensor.shape, 11, tensor.dtype)
                 tensor.copy_(start / start.norm())
-        found += _steps(other, x)
+        if normalise is parametrizations.spectral_norm:
+            # in training mode it takes a step of its power iteration whenever the weight is looked at
+            found += gradients(other.eval(), x)
+            step(other)
+            found += gradients(other, x)
+        else:
+            found += _steps(other, x)
     return found
 
 
@@ -610,7 +620,7 @@ def one_clip(model, x):
     found = gradients(model, x[:1])
     model.eval()
     with torch.no_grad():
-        return [*found, model(x[:1]), model(x[:, :, :, 1:]) if False else model(x), model(x[-1:])]
+        return [*found, model(x[:1]), model(x), model(x[-1:])]
 
 
 @context
@@ -629,7 +639,7 @@ def other_clips(model, x):
 @context
 def in_place_on_the_output(model, x):
     def call(x):
-        return model(x).clone().relu_() if isinstance(model.layer, ConvLSTM2d) else model(x).relu_().mul_(2)
+        return model(x).clone().relu_() if isinstance(model.layer, ConvLSTM2d) else model(x).mul_(2).relu_()
 
     return gradients(model, x, call)
 
@@ -707,8 +717,6 @@ def steps_of_training(model, x):
 @context
 def accumulated(model, x):
     """Gradients of several passes in ``.grad``, which later passes add to in place."""
-    for scale in (1, 2):
+    for scale in (1, 2, 1):
         loss_of(model(scale * x)).backward()
-    with contextlib.suppress(StopIteration):
-        loss_of(model(x)).backward()
     return [p.grad for p in model.parameters()]

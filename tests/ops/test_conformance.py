@@ -4,7 +4,6 @@ The reference runs in float64. An implementation does too where it can; minimal 
 float32, and held to a bound there. Limits below which an implementation is not worth it are taken away, so that small
 layers reach all of them; what is lent of memory is filled with NaN before.
 """
-import copy
 import functools
 
 import pytest
@@ -94,4 +93,3 @@ def test_context(operator, name, context):
         bound = ROUNDED_BOUND if context in ROUNDED else BOUND[dtype]
         errors = [difference(g, w) for g, w in zip(got, want)]
         assert max(errors) <= bound, (case, dtype, [(i, e) for i, e in enumerate(errors) if not e <= bound])
-    copy.copy(cases)
