@@ -265,7 +265,10 @@ def func_jvp(model, x):
 @context
 def func_jacfwd_and_hessian(model, x):
     model.eval()
-    name, bias = [(name, p) for name, p in model.named_parameters() if p.dim() <= 2][-1]
+    few = [(name, p) for name, p in model.named_parameters() if p.dim() <= 2]
+    if not few:
+        return None
+    name, bias = few[-1]
 
     def call(value):
         return functional_call(model, {name: value}, (x[:1], ))

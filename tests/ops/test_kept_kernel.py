@@ -44,7 +44,7 @@ def check(layer, x, changed=None):
 
 
 EDITS = {
-    'add': lambda w: w.add_(.1), 'multiply': lambda w: w.mul_(1.01), 'zero a filter': lambda w: w[1].zero_(),
+    'add': lambda w: w.add_(.1), 'multiply': lambda w: w.mul_(1.5), 'zero a filter': lambda w: w[1].zero_(),
     'index': lambda w: w.__setitem__((0, 0), 3.), 'fill': lambda w: w.fill_(.2), 'negate': lambda w: w.neg_(),
     'copy': lambda w: w.copy_(noise(w.shape, 50, w.dtype)), 'clamp': lambda w: w.clamp_(-.1, .1),
     'one number': lambda w: w.view(-1)[7].add_(5), 'swap two numbers': lambda w: w.copy_(_swapped(w, 0, 2)),

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from helpers.layer_cases import CASES, build, clip
+from helpers.layer_cases import build, clip
 from torch._subclasses import FakeTensorMode
 
 from tconv_mmaction import ops
@@ -211,7 +211,7 @@ def test_release_memory_gives_back_what_layers_keep_from_any_thread(case, way):
     step()
     gc.collect()
     before = kept_bytes()
-    if CASES[case].operator == 'Conv3T':
+    if case == 'affine':
         assert before > 0
     in_a_thread(ops.release_memory)
     assert kept_bytes() == 0 and not memory._constants
@@ -268,8 +268,8 @@ def test_memory_lent_in_inference_mode_serves_outside_of_it():
 def _child(queue):
     loan = Loan((6, ), torch.float32)
     model, x = build('affine', torch.float32), clip('affine', torch.float32)
-    model(x).sum().backward()
-    queue.put((loan.tensor.numel(), float(model.layer.rotate.grad.abs().sum())))
+    y = model(x)  # no backward pass: after one in the parent, PyTorch refuses any in a forked process
+    queue.put((loan.tensor.numel(), float(y.detach().abs().sum())))
 
 
 @pytest.mark.skipif(not hasattr(memory.os, 'register_at_fork'), reason='this system has no fork')
@@ -285,9 +285,9 @@ def test_a_forked_process_goes_on_though_a_thread_held_the_lock():
         process = context.Process(target=_child, args=(queue, ))
         process.start()
     try:
-        count, gradient = queue.get(timeout=60)
+        count, total = queue.get(timeout=60)
     finally:
         process.join(5)
         process.kill()
         torch.set_num_threads(before)
-    assert count == 6 and gradient == pytest.approx(float(model.layer.rotate.grad.abs().sum()), rel=1e-4)
+    assert count == 6 and total == pytest.approx(float(model(x).detach().abs().sum()), rel=1e-4)
