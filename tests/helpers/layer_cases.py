@@ -15,16 +15,6 @@ class LayerCase(NamedTuple):
     build: Callable[[], nn.Module]
     shape: Tuple[int, ...]
 
-    @property
-    def square(self) -> bool:
-        """Whether what comes out can go in again."""
-        return getattr(self.build(), 'stride', 1) in (1, (1, 1), (1, 1, 1)) and self.shape[1] == out_channels(
-            self.build()) and getattr(self.build(), 'padding', None) != (1, 0, 0)
-
-
-def out_channels(layer: nn.Module) -> int:
-    return layer.hidden_channels if isinstance(layer, ConvLSTM2d) else layer.out_channels
-
 
 CONV3T, CONV3D, LSTM = 'Conv3T', 'Conv3d with a computed kernel', 'ConvLSTM2d'
 CASES: Dict[str, LayerCase] = {
@@ -46,7 +36,8 @@ CASES: Dict[str, LayerCase] = {
     'wide': LayerCase(CONV3D, lambda: MultiBranchConv3d(2, 4, (3, 5, 5), stride=2, padding=2, norm_cfg=None, groups=2,
                                                         padding_mode='circular'), (2, 2, 6, 7, 7)),
     'lstm': LayerCase(LSTM, lambda: ConvLSTM2d(3, 3, 3), (2, 3, 4, 5, 6)),
-    'lstm with stride': LayerCase(LSTM, lambda: ConvLSTM2d(2, 3, (5, 3), stride=(2, 1), forget_bias=1.), (2, 2, 3, 6, 5)),
+    'lstm with stride': LayerCase(LSTM, lambda: ConvLSTM2d(2, 3, (5, 3), stride=(2, 1), forget_bias=1.),
+                                  (2, 2, 3, 6, 5)),
     'lstm with checkpoints': LayerCase(LSTM, lambda: ConvLSTM2d(3, 3, 3, checkpoint_steps=2), (2, 3, 5, 5, 4)),
 }
 

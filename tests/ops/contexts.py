@@ -273,7 +273,8 @@ def func_jacfwd_and_hessian(model, x):
     def call(value):
         return functional_call(model, {name: value}, (x[:1], ))
 
-    return [torch.func.jacfwd(call)(bias)[..., :3], torch.func.jacfwd(torch.func.grad(lambda b: loss_of(call(b))))(bias)]
+    of_loss = torch.func.grad(lambda value: loss_of(call(value)))
+    return [torch.func.jacfwd(call)(bias)[..., :3], torch.func.jacfwd(of_loss)(bias)]
 
 
 @context

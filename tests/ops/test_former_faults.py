@@ -516,7 +516,8 @@ def test_b8_layers_without_one_weight_say_so(build):
 
 
 def test_b8_efficient_conv_bn_eval_of_a_conv3t():
-    module = ConvModule(4, 4, 3, padding=1, conv_cfg=dict(type='Conv3T'), norm_cfg=dict(type='BN3d'), act_cfg=None).eval()
+    module = ConvModule(4, 4, 3, padding=1, conv_cfg=dict(type='Conv3T'), norm_cfg=dict(type='BN3d'),
+                        act_cfg=None).eval()
     moved(module.conv)
     with torch.no_grad():
         module.bn.running_mean.copy_(noise((4, ), 1))

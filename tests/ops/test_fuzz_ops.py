@@ -81,7 +81,7 @@ def cases(draw):
             if kernel[0] > 1 and draw(st.booleans()):
                 kwargs['branches'] = (kernel[0], )
         shape = (batch, channels, *sizes(draw, kernel, stride, padding, dilation))
-    limits = {name: draw(st.booleans()) for name in ('filter', 'pair', 'patches', 'factored', 'matrix', 'few', 'packed')}
+    limits = {name: draw(st.booleans()) for name in ('filter', 'pair', 'patches', 'matrix', 'few', 'packed')}
     limits.update(parts=draw(st.sampled_from([1, 100, 1 << 22])), keep=draw(st.sampled_from([0, 1 << 24])))
     known = ['auto', *sorted({i.name for found in dispatch.OPERATORS.values() for i in found})]
     return Case(cls, kwargs, shape, limits, [draw(st.sampled_from(['auto', *known])) for _ in range(4)],
