@@ -16,6 +16,7 @@ from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
 from ..maths.conv_lstm import Cell, State
+from ..ops.conditions import transformed
 from ..ops.conv_lstm.implementations import CONV_LSTM
 from ..ops.dispatch import Implementation, dispatch
 from .registry import register_layer
@@ -150,7 +151,7 @@ class ConvLSTM2d(nn.Module):
         """
         self._check(x, state)
         frames = x.permute(2, 0, 1, 3, 4)  # T, N, C, H, W
-        if self.checkpoint_steps is None or not torch.is_grad_enabled():
+        if self.checkpoint_steps is None or not torch.is_grad_enabled() or transformed():
             return self._run(frames, state, after)
         parts = []
         for segment in frames.split(self.checkpoint_steps):
