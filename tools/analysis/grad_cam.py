@@ -60,7 +60,8 @@ def analyse(args) -> int:
 
 def main(argv=None) -> int:
     parser = clip_tool.clip_parser(__doc__)
-    parser.add_argument('--layer', help="dotted name (default: the backbone's last layer whose maps have several time steps and pixels)")
+    parser.add_argument('--layer', help="dotted name (default: the backbone's last layer whose maps have several time "
+                        'steps and pixels)')
     parser.add_argument('--weights', choices=('frame', 'clip'), default='frame',
                         help='weights per time step (eq. 2, default) or averaged over the clip')
     return clip_tool.run(analyse, parser, argv)
