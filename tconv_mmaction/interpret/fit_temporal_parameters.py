@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..layers import TEMPORAL_PARAMETERS
 from ..maths.nearest_3t_kernel import nearest_3t_kernel, still_explained
+from ..maths.projected_residual import ProjectedResidual
 
 REFERENCES = ('first', 'middle')
 Progress = Callable[[int, int], None]
@@ -141,6 +142,5 @@ def fit_temporal_parameters(weight: Tensor, gain: bool = False, reference: str =
 
 def moved_to_first(parameters: Tensor, kernel: Tensor, size, gain: bool, reference: int) -> Tensor:
     """The fitted reference slices (O, P, I) moved to the first slice."""
-    from ..maths.projected_residual import ProjectedResidual
     problem = ProjectedResidual(kernel.new_empty(0, 1, 1), size, gain, 'affine', reference)
     return torch.bmm(problem.transforms(parameters)[:, 0], kernel)

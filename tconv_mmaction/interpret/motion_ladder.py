@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..layers import TEMPORAL_PARAMETERS
-from ..layers.conv3t import affine_matrix
 from ..maths.nearest_3t_kernel import nearest_3t_kernel, still_explained
+from ..maths.temporal_transform import affine_matrix
 from .fit_temporal_parameters import FittedMotion, fit_temporal_parameters
 
 RUNGS = ('static', 'gains', 'motion', 'free')

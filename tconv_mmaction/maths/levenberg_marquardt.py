@@ -7,10 +7,11 @@ matrix H (half the second derivative of f, without the residual's own curvature)
 
 (Marquardt, "An algorithm for least-squares estimation of nonlinear parameters", 1963): it is taken where it lowers f,
 and :math:`\mu` becomes smaller; elsewhere :math:`\mu` grows and the step is tried again, shorter and closer to the
-steepest descent. f never grows, so a problem ends no worse than it starts, whatever kinks f has. A problem that has
+steepest descent. Parameters may be bounded: one at its bound that would go further is left out of the step, the others
+are cut where they meet theirs. f never grows, so a problem ends no worse than it starts, whatever kinks f has. A problem that has
 converged leaves the batch, so that the rest costs less.
 """
-from typing import Callable, NamedTuple, Tuple, Union
+from typing import Callable, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ class Minimum(NamedTuple):
 
 def levenberg_marquardt(value: Callable[[Tensor, Tensor], Tensor],
                         linearise: Callable[[Tensor, Tensor], Tuple[Tensor, Tensor, Tensor]], start: Tensor,
-                        iterations: int = 50, tolerance: Union[float, Tensor] = 1e-8) -> Minimum:
+                        iterations: int = 50, tolerance: Union[float, Tensor] = 1e-8,
+                        bounds: Optional[Tuple[Tensor, Tensor]] = None) -> Minimum:
     """Minimise f of every problem from its start.
 
     Args:
@@ -39,6 +41,7 @@ def levenberg_marquardt(value: Callable[[Tensor, Tensor], Tensor],
         iterations: steps tried, at most.
         tolerance: a problem has converged when a step lowers f by less than this, in the units of f; a
             number, or one for each (n,).
+        bounds: the least and the largest value of every parameter, (q,) each; the starts are moved between them.
 
     Example: the squared distance of a point from a circle of radius 2, for two starts.
 
@@ -51,7 +54,7 @@ def levenberg_marquardt(value: Callable[[Tensor, Tensor], Tensor],
     >>> found.parameters.norm(dim=1)
     tensor([2., 2.])
     """
-    parameters = start.clone()
+    parameters = start.clone() if bounds is None else start.clamp(*bounds)
     values, gradient, hessian = linearise(parameters, torch.arange(len(start), device=start.device))
     damping = torch.full_like(values, 1e-2)
     tolerance = torch.as_tensor(tolerance).to(values).expand_as(values)
@@ -61,11 +64,19 @@ def levenberg_marquardt(value: Callable[[Tensor, Tensor], Tensor],
     for _ in range(iterations if start.shape[1] else 0):
         if not len(active):
             break
-        diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+        system, slope = hessian, gradient
+        if bounds is not None:
+            x = parameters[active]
+            held = ((x <= bounds[0]) & (gradient > 0)) | ((x >= bounds[1]) & (gradient < 0))
+            system = hessian.masked_fill(held[:, :, None] | held[:, None], 0.)
+            slope = gradient.masked_fill(held, 0.)
+        diagonal = system.diagonal(dim1=-2, dim2=-1)
         # a parameter that nothing depends on has a zero row: the small constant keeps the system regular
         added = damping[:, None] * diagonal + 1e-12 * diagonal.amax(1, keepdim=True) + torch.finfo(start.dtype).tiny
-        step = torch.linalg.solve_ex(hessian + torch.diag_embed(added), -gradient / 2)[0]
+        step = torch.linalg.solve_ex(system + torch.diag_embed(added), -slope / 2)[0]
         there = parameters[active] + torch.nan_to_num(step, 0., 0., 0.)
+        if bounds is not None:
+            there = there.clamp(*bounds)
         f = value(there, active)
         better = f < values[active]
         gain = torch.where(better, values[active] - f, f.new_zeros(()))

@@ -2,7 +2,10 @@
 
 Three stages, all filters of a chunk at once: the best points of a grid (:mod:`.motion_starts`) and "no motion" are the
 starts; each goes a few Levenberg-Marquardt steps; the best two of every filter go on to the end. A filter therefore
-never ends worse than without motion. Chunks keep the memory within bounds whatever the layer is.
+never ends worse than without motion.
+
+Zooms and shifts are bounded per step. Without bounds the best fit to a kernel of noise magnifies a few pixels of K_1 a
+hundred times, to make slices of one colour: better least squares, and no motion. Chunks keep the memory within bounds whatever the layer is.
 """
 import math
 from typing import Callable, NamedTuple, Optional, Tuple
@@ -16,6 +19,8 @@ from .projected_residual import ProjectedResidual, reduced
 
 FIRST_STEPS, SURVIVORS = 6, 2  # steps of every start; how many of a filter's starts go on
 OFF_IDENTITY = 1e-3  # the start without motion is this far from it, for at the identity itself every slope is 0
+LARGEST_ZOOM = 2.  # per step, in and out
+LARGEST_SHIFT = 1.5  # per step and axis, half kernels: beyond 2 nothing of a slice is left
 TOLERANCE = 1e-6  # a step that explains less of a filter's squared weight than this is the last
 
 Progress = Callable[[int, int], None]  # filters done, filters in all
@@ -76,12 +81,22 @@ def _starts(problem: ProjectedResidual, grid: Tensor, gains: Tensor, count: int,
     return torch.cat([rest, grid[best]], dim=1)
 
 
+def bounds(problem: ProjectedResidual) -> Optional[Tuple[Tensor, Tensor]]:
+    """The least and the largest value (q,) of every parameter; rotations and gains have none, nor have free matrices."""
+    if problem.transform != 'affine':
+        return None
+    step = torch.tensor([math.log(LARGEST_ZOOM), torch.inf, LARGEST_SHIFT, LARGEST_SHIFT]).to(problem.slices)
+    largest = torch.full((problem.count, ), torch.inf).to(problem.slices)
+    largest[:problem.motions] = step.repeat(problem.steps)
+    return -largest, largest
+
+
 def _descend(problem: ProjectedResidual, starts: Tensor, total: Tensor, iterations: int):
     """(values (n, s), parameters (n, s, q), converged (n, s)) after ``iterations`` steps from starts (n, s, q)."""
     which = torch.arange(len(starts), device=starts.device).repeat_interleave(starts.shape[1])
     found = levenberg_marquardt(
         lambda x, i: problem.value(x, which[i]), lambda x, i: problem.linearise(x, which[i]), starts.flatten(0, 1),
-        iterations, (TOLERANCE * total)[which])
+        iterations, (TOLERANCE * total)[which], bounds(problem))
     shape = starts.shape[:2]
     return found.values.view(shape), found.parameters.view_as(starts), found.converged.view(shape)
 

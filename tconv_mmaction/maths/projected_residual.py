@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from .temporal_transform import affine_matrix
-from ..ops.conv3t.slice_transforms import resampling_matrices
+from .temporal_transform import affine_matrix, resampling_matrices
 
 NUMBERS = {'affine': 4, 'free': 6}  # per step: log s, r, t_x, t_y; or the rows of a 2x3 matrix
 
