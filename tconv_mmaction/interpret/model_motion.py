@@ -2,14 +2,14 @@
 
 See :mod:`.fit_temporal_parameters` for the fit of one kernel and :mod:`.motion_null` for the test.
 """
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from ..layers import Conv3T
 from .fit_temporal_parameters import FittedMotion, fit_temporal_parameters
-from .motion_null import MotionNull, motion_null
+from .motion_null import DECISIVE, MotionNull, motion_null
 from .temporal_filters import temporal_kernels
 
 Progress = Callable[[str, int, int], None]  # layer that is done, its number, layers in all
@@ -47,13 +47,14 @@ def fittable_kernels(model: nn.Module) -> Dict[str, Tensor]:
     return {name: weight for name, weight in kernels.items() if name not in known and can_be_fitted(weight)}
 
 
-def fit_kernels(kernels: Dict[str, Tensor], fits: int = 128, progress: Optional[Progress] = None,
-                **options: Any) -> Dict[str, LayerMotion]:
+def fit_kernels(kernels: Dict[str, Tensor], fits: int = 128, kinds: Sequence[str] = DECISIVE,
+                progress: Optional[Progress] = None, **options: Any) -> Dict[str, LayerMotion]:
     """Fit and test every kernel.
 
     Args:
         kernels: {name: (O, I, T, H, W)}, as of :func:`fittable_kernels` or a state dict.
         fits: randomised filters per layer and null.
+        kinds: of nulls, beside the decisive ones.
         progress: called after every layer.
         options: of ``fit_temporal_parameters``, but for ``gain``.
 
@@ -66,7 +67,7 @@ def fit_kernels(kernels: Dict[str, Tensor], fits: int = 128, progress: Optional[
             fit = fit_temporal_parameters(weight, gain=True, **options)
         except (TypeError, ValueError) as error:
             raise type(error)(f'layer {name!r}: {error}') from error
-        found[name] = LayerMotion(tuple(weight.shape[2:]), fit, motion_null(weight, fit, fits, **options))
+        found[name] = LayerMotion(tuple(weight.shape[2:]), fit, motion_null(weight, fit, fits, kinds, **options))
         if progress is not None:
             progress(name, len(found), len(kernels))
     return found
