@@ -58,6 +58,7 @@ def draw_ladder(table: pd.DataFrame, title: str) -> Figure:
              xlabel='share of the squared weight that is explained (%)')
     axes.set_yticks(places, names, fontsize=8)
     axes.spines[['top', 'right']].set_visible(False)
+    axes.spines['bottom'].set_bounds(0, 100)
     figure.suptitle(f'{title}: still picture, temporal filter, motion', fontsize=11)
     figure.legend(loc='outside lower center', ncols=3, fontsize=8, frameon=False)
     return figure
