@@ -131,7 +131,7 @@ def summarize_contributions(contributions: Sequence[Dict[str, Tensor]]) -> Class
 def _read(model: nn.Module, parameters: Optional[Parameters]):
     """(parameters, kernel sizes) of the 3T layers, or of what is given."""
     fitted = parameters is not None and any(map(is_fitted, parameters.values()))
-    return temporal_parameters(model) if parameters is None else parameters, kernel_sizes(unwrap(model), fitted)
+    return temporal_parameters(model) if parameters is None else parameters, kernel_sizes(model, fitted)
 
 
 def _trajectory(parameters, sizes, layer: str, channel: int) -> Optional[Trajectory]:

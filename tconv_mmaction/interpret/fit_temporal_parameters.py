@@ -57,8 +57,8 @@ def check_kernel(weight: Tensor) -> None:
     frames, height, width = weight.shape[2:]
     if frames < 2 or height == width == 1:
         what = 'one slice, so there is no step' if frames < 2 else 'one pixel per slice, on which no motion acts'
-        raise ValueError(f'a kernel of (T, H, W) = {(frames, height, width)} has {what}. Motion can be read from kernels '
-                         'with T > 1 and H*W > 1.')
+        raise ValueError(f'a kernel of (T, H, W) = {(frames, height, width)} has {what}. Motion can be read from '
+                         'kernels with T > 1 and H*W > 1.')
     if not torch.isfinite(weight).all():
         raise ValueError('the weight holds NaN or infinite values: the training diverged; take an earlier checkpoint.')
 
@@ -134,10 +134,11 @@ def fit_temporal_parameters(weight: Tensor, gain: bool = False, reference: str =
         gains, kernel = raw / size, kernel * size[..., None]
     if middle:
         kernel = moved_to_first(found.parameters, kernel, tuple(weight.shape[2:]), gain, middle)
-    turns = torch.remainder(rotate + torch.pi, 2 * torch.pi) - torch.pi
+    rotate = torch.remainder(rotate + torch.pi, 2 * torch.pi) - torch.pi
+    rotate = torch.where(rotate == -torch.pi, torch.pi, rotate)
     return FittedMotion(
-        kernel.mT.unflatten(2, (height, width)), log_scale.exp(), torch.where(turns == -torch.pi, torch.pi, turns), x, y,
-        found.explained, with_gains if gain else static, gains.T, dict(zip(TEMPORAL_PARAMETERS, curvature)))
+        kernel.mT.unflatten(2, (height, width)), log_scale.exp(), rotate, x, y, found.explained,
+        with_gains if gain else static, gains.T, dict(zip(TEMPORAL_PARAMETERS, curvature)))
 
 
 def moved_to_first(parameters: Tensor, kernel: Tensor, size, gain: bool, reference: int) -> Tensor:

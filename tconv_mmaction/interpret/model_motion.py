@@ -92,5 +92,6 @@ def explained_text(values: Dict[str, Tensor], channel: int) -> str:
     """What stands beside a fitted filter's motion; '' for a 3T layer's."""
     if not is_fitted(values):
         return ''
-    share = f'explains {100 * values["explained"][channel]:.0f} %, {100 * values["baseline"][channel]:.0f} % without motion'
+    explained, still = (100 * float(values[name][channel]) for name in ('explained', 'baseline'))
+    share = f'explains {explained:.0f} %, {still:.0f} % without motion'
     return share if values['above_null'][channel] else f'{share}: not above the null, motion not drawn'

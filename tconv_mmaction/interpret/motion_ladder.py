@@ -2,7 +2,7 @@
 
 ========  ==============================================================================================================
 static    one 2D slice, repeated
-gains     the same with one factor per slice and filter: the rank-one temporal filter of Kobayashi and Ye, one per output
+gains     the same with one factor per slice and filter: a rank-one temporal filter (Kobayashi and Ye), one per output
 motion    and affine steps from slice to slice: scale, rotation, translation (arXiv:2006.15983, eq. 3, with gains)
 free      and any 2x3 matrix per step: shear, mirroring, unequal zoom
 ========  ==============================================================================================================

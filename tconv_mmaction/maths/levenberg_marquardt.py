@@ -8,8 +8,8 @@ matrix H (half the second derivative of f, without the residual's own curvature)
 (Marquardt, "An algorithm for least-squares estimation of nonlinear parameters", 1963): it is taken where it lowers f,
 and :math:`\mu` becomes smaller; elsewhere :math:`\mu` grows and the step is tried again, shorter and closer to the
 steepest descent. Parameters may be bounded: one at its bound that would go further is left out of the step, the others
-are cut where they meet theirs. f never grows, so a problem ends no worse than it starts, whatever kinks f has. A problem that has
-converged leaves the batch, so that the rest costs less.
+are cut where they meet theirs. f never grows, so a problem ends no worse than it starts, whatever kinks f has. A
+problem that has converged leaves the batch, so that the rest costs less.
 """
 from typing import Callable, NamedTuple, Optional, Tuple, Union
 
@@ -50,7 +50,8 @@ def levenberg_marquardt(value: Callable[[Tensor, Tensor], Tensor],
     ...     radius = x.norm(dim=1, keepdim=True)
     ...     r, J = radius - 2, x / radius
     ...     return r.square()[:, 0], 2 * r * J, J[:, :, None] * J[:, None]
-    >>> found = levenberg_marquardt(lambda x, which: linearise(x, which)[0], linearise, torch.tensor([[3., 4.], [1, 0]]))
+    >>> starts = torch.tensor([[3., 4.], [1., 0.]])
+    >>> found = levenberg_marquardt(lambda x, which: linearise(x, which)[0], linearise, starts)
     >>> found.parameters.norm(dim=1)
     tensor([2., 2.])
     """

@@ -2,8 +2,8 @@
 
 f of :class:`.projected_residual.ProjectedResidual` has many local minima: bilinear resampling has a kink wherever a
 sample crosses a pixel, and a filter can be taken for a turned or shifted one. For a GIVEN motion the projection
-B = A (A^T A + lambda)^-1 A^T is the same matrix for every filter, and f is |W|^2 - <B, W W^T> up to the ridge: one matrix
-product scores every motion of the grid for every filter of a layer.
+B = A (A^T A + lambda)^-1 A^T is the same matrix for every filter, and f is |W|^2 - <B, W W^T> up to the ridge: one
+matrix product scores every motion of the grid for every filter of a layer.
 """
 import itertools
 import math

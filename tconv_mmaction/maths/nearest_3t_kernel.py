@@ -5,7 +5,9 @@ starts; each goes a few Levenberg-Marquardt steps; the best two of every filter 
 never ends worse than without motion.
 
 Zooms and shifts are bounded per step. Without bounds the best fit to a kernel of noise magnifies a few pixels of K_1 a
-hundred times, to make slices of one colour: better least squares, and no motion. Chunks keep the memory within bounds whatever the layer is.
+hundred times, to make slices of one colour: better least squares, and no motion.
+
+Chunks keep the memory within bounds whatever the layer is.
 """
 import math
 from typing import Callable, NamedTuple, Optional, Tuple
@@ -82,7 +84,7 @@ def _starts(problem: ProjectedResidual, grid: Tensor, gains: Tensor, count: int,
 
 
 def bounds(problem: ProjectedResidual) -> Optional[Tuple[Tensor, Tensor]]:
-    """The least and the largest value (q,) of every parameter; rotations and gains have none, nor have free matrices."""
+    """The least and the largest value (q,) of every parameter; rotations, gains and free matrices have none."""
     if problem.transform != 'affine':
         return None
     step = torch.tensor([math.log(LARGEST_ZOOM), torch.inf, LARGEST_SHIFT, LARGEST_SHIFT]).to(problem.slices)

@@ -34,7 +34,7 @@ def analyse(args) -> int:
     loop = clip_tool.ClipLoop(reader, args)
     names = class_names(args.classes, model.cls_head.num_classes)
     analysed_layers(model, args.layers, args.fit)
-    parameters = fitted_parameters(model) if args.fit else None
+    parameters = clip_tool.fitted_parameters(model) if args.fit else None
     check_top(args.top)
     logits = RecognizerScores(model, 'logits')
     found = []

@@ -107,7 +107,8 @@ def most_moving_filters(parameters: Parameters, count: int = 6) -> List[Tuple[st
 
 def pooled_parameters(parameters: Parameters) -> Dict[str, np.ndarray]:
     """All filters and steps of a model as the plots show them: scale s, clockwise rotation in degrees, and the
-    content's shift to the right and down (-t_x, -t_y, half kernel sizes). Of fitted layers those above the null only."""
+    content's shift to the right and down (-t_x, -t_y, half kernel sizes). Of fitted layers those above the null only.
+    """
     def pool(name):
         return np.concatenate([values[name][:, to_show(values)].double().flatten().numpy()
                                for values in parameters.values()] or [[]])
@@ -145,7 +146,8 @@ def _fitted_note(parameters: Parameters) -> str:
     above, explained, baseline = (torch.cat([values[name] for values in fitted])
                                   for name in ('above_null', 'explained', 'baseline'))
     return (f'; fitted: {int(above.sum())} of {len(above)} filters above the null,\nwhich explain '
-            f'{100 * explained[above].mean():.0f} % of their weight, {100 * baseline[above].mean():.0f} % without motion')
+            f'{100 * explained[above].mean():.0f} % of their weight, {100 * baseline[above].mean():.0f} % without '
+            'motion')
 
 
 def draw_distributions(models: Dict[str, Parameters], limits: Optional[Limits] = None,
@@ -167,8 +169,8 @@ def draw_distributions(models: Dict[str, Parameters], limits: Optional[Limits] =
     pools = {title: pooled_parameters(parameters) for title, parameters in models.items()}
     for title, pool in pools.items():
         if not pool['scale'].size and any(map(is_fitted, models[title].values())):
-            raise ValueError(f'{title}: no filter of its {len(models[title])} layers is explained by motion better than '
-                             'random changes are, so there is no motion to draw.')
+            raise ValueError(f'{title}: no filter of its {len(models[title])} layers is explained by motion better '
+                             'than random changes are, so there is no motion to draw.')
         if not pool['scale'].size:
             raise ValueError(f'{title} has no temporal parameters: no Conv3T layer with kT > 1.')
     limits = {**shared_limits(models), **(limits or {})}
