@@ -42,8 +42,8 @@ def analysed_layers(model: nn.Module, layers: Optional[Sequence[str]] = None, fi
     if wrong:
         close = close_names(moving, wrong[0]) or moving[:6]
         what = 'that can be read so' if fit else 'with kT > 1'
-        raise ValueError(f'{wrong[0]!r} is no {"3D convolution" if fit else "Conv3T layer"} {what} of this model. Close '
-                         f'to it: {", ".join(close)}')
+        raise ValueError(f'{wrong[0]!r} is no {"3D convolution" if fit else "Conv3T layer"} {what} of this model. '
+                         f'Close to it: {", ".join(close)}')
     return names
 
 

@@ -6,7 +6,6 @@ everything but the 3T layers is taken as it is.
 """
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
-import torch
 from torch import Tensor, nn
 
 from ..layers import TEMPORAL_PARAMETERS, Conv3T
@@ -55,14 +54,15 @@ def convert_3d(state_dict: Dict[str, Tensor], model: nn.Module, progress: Option
         shape = (*layer.weight.shape[:2], *layer.kernel_size)
         if weight is None or tuple(weight.shape) != shape:
             found = 'is missing' if weight is None else f'has {tuple(weight.shape)}'
-            raise ValueError(f'{prefix}weight of the 3D network {found}; the 3T layer needs {shape}. Give the config of '
-                             'the same network, with Conv3T in the place of Conv3d.')
+            raise ValueError(f'{prefix}weight of the 3D network {found}; the 3T layer needs {shape}. Give the config '
+                             'of the same network, with Conv3T in the place of Conv3d.')
         if layer.kernel_size[0] == 1:  # one slice: nothing moves
             new.update({prefix + key: needed[prefix + key] for key in (*TEMPORAL_PARAMETERS, 'gain', 'theta')
                         if prefix + key in needed})
             continue
         if layer.transform != 'affine':
-            raise ValueError(f"layer {name!r} has transform={layer.transform!r}; a kernel is read as transform='affine'.")
+            raise ValueError(f"layer {name!r} has transform={layer.transform!r}; a kernel is read as "
+                             "transform='affine'.")
         fit = fit_temporal_parameters(weight, gain=layer.gain is not None, **options)
         energy = weight.to(fit.explained.dtype).flatten(1).square().sum(1)
         static, gains, _ = still_explained(weight.to(fit.explained.dtype))
@@ -76,6 +76,6 @@ def convert_3d(state_dict: Dict[str, Tensor], model: nn.Module, progress: Option
     wrong = sorted((needed.keys() ^ new.keys()) | {key for key in needed.keys() & new.keys()
                                                    if needed[key].shape != new[key].shape})
     if wrong:
-        raise ValueError(f'{wrong[0]} ({len(wrong)} such) is not in both networks with the same shape. Give the config of '
-                         'the same network, with Conv3T in the place of Conv3d.')
+        raise ValueError(f'{wrong[0]} ({len(wrong)} such) is not in both networks with the same shape. Give the config '
+                         'of the same network, with Conv3T in the place of Conv3d.')
     return Converted({key: new[key].to(needed[key].dtype) for key in needed}, explained, still)

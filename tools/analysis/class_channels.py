@@ -7,8 +7,8 @@ Gradient x activation of every channel of the Conv3T layers, averaged over the c
 predicted class, the label, or one class for all clips). Writes per class NAME.png (ranked contributions and the motion
 of the first channels), for all channels.csv (all channels with rank, contribution and motion) and contributions.npz
 (per class and layer, channels' means and deviations). A clip that cannot be read is reported and skipped.
-With --fit plain 3D convolutions are read as the 3T kernels nearest to them (docs/fit.md): channels that are not above the
-null have no motion in the table and in the figures.
+With --fit plain 3D convolutions are read as the 3T kernels nearest to them (docs/fit.md): channels that are not above
+the null have no motion in the table and in the figures.
 """
 import sys
 

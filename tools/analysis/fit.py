@@ -1,11 +1,11 @@
 """The motion in any trained 3D network: its kernels read as 3T kernels, with what that explains and the null.
 
     python tools/analysis/fit.py CONFIG CKPT --out work_dirs/motion
-    python tools/analysis/fit.py CKPT --out work_dirs/motion          every 3D kernel of a state dict, without its network
+    python tools/analysis/fit.py CKPT --out work_dirs/motion          # every 3D kernel of a state dict
 
-Per layer, means over the filters: how much of the squared weight is explained by one slice repeated, by a gain per slice
-beside it, by affine motion beside these, and by any 2x3 matrix; the part of what gains leave that motion explains, and
-the same for filters whose changes over time are random (docs/fit.md). Writes into --out: ladder.csv, ladder.md and
+Per layer, means over the filters: how much of the squared weight is explained by one slice repeated, by a gain per
+slice beside it, by affine motion beside these, and by any 2x3 matrix; the part of what gains leave that motion
+explains, and the same for filters whose changes over time are random (docs/fit.md). Writes into --out: ladder.csv, ladder.md and
 ladder.png; parameters.npz, fitted motion, gains and shares of every filter; trajectories.png of the filters that move
 most, if any is above the null: motion that is not is not drawn.
 """
@@ -79,7 +79,8 @@ def analyse(args: argparse.Namespace) -> int:
     for number, (name, weight) in enumerate(kernels.items(), 1):
         layers.update(fit_kernels({name: weight}, args.fits, kinds=NULLS, **options))
         ladders[name] = motion_ladder(weight, layers[name].fit, **options)
-        print(f'[{number}/{len(kernels)}] {name} {tuple(weight.shape)}, {time.perf_counter() - start:.0f} s', flush=True)
+        print(f'[{number}/{len(kernels)}] {name} {tuple(weight.shape)}, {time.perf_counter() - start:.0f} s',
+              flush=True)
     table = ladder_table(ladders, layers)
     title = args.title or Path(args.files[-1]).stem
     values = {name: layer.values() for name, layer in layers.items()}
@@ -105,8 +106,8 @@ def analyse(args: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument('files', nargs='+', metavar='[CONFIG] CKPT', help='config and checkpoint of a recognizer, or a '
-                         'checkpoint alone')
+    options.add_argument('files', nargs='+', metavar='[CONFIG] CKPT', help='config and checkpoint of a recognizer, or '
+                         'a checkpoint alone')
     options.add_argument('--out', type=Path, required=True, help='folder for the results')
     options.add_argument('--layers', nargs='+', help='these only')
     options.add_argument('--fits', type=int, default=128, help='randomised filters per layer and null (default 128)')

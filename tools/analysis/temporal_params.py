@@ -6,8 +6,10 @@
 Prints the table of means and standard deviations of |s-1|, |r| (radians), |p_x|, |p_y| in the layout of Table 2 and
 writes into the output folder: table_2.md, statistics.csv (all models and layers), one npz of parameters and one figure
 of the filters that move most (Fig. 3) per model, and distributions.png (Fig. 4) with all models on the same axes.
-With --fit plain 3D convolutions are read as the 3T kernels nearest to them (docs/fit.md), and only filters whose motion is
-above the null are in tables and figures. p_x and p_y are the raw numbers t: 1 is half the kernel. Pixels of the kernel, t*(W-1)/2, are in statistics.csv.
+p_x and p_y are the raw numbers t: 1 is half the kernel. Pixels of the kernel, t*(W-1)/2, are in statistics.csv.
+
+With --fit plain 3D convolutions are read as the 3T kernels nearest to them (docs/fit.md), and only filters whose motion
+is above the null are in tables and figures.
 """
 import argparse
 import re
@@ -25,8 +27,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from tconv_mmaction.cli.clip_tool import titles_of
-from tconv_mmaction.cli.clip_tool import fitted_parameters
+from tconv_mmaction.cli.clip_tool import fitted_parameters, titles_of
 from tconv_mmaction.compat.checkpoints import UnsafeCheckpointError
 from tconv_mmaction.interpret import (
     draw_distributions,
@@ -149,7 +150,8 @@ def analyse(args: argparse.Namespace) -> Path:
         names = {title: f'{i}_{name}' for i, (title, name) in enumerate(names.items(), 1)}
     for title in moving:
         model = models[title]
-        figures[f'trajectories_{names[title]}'] = draw_trajectories(parameters[title], kernel_sizes(model, args.fit), filters)
+        figures[f'trajectories_{names[title]}'] = draw_trajectories(
+            parameters[title], kernel_sizes(model, args.fit), filters)
 
     checkpoint = Path(args.checkpoint)
     out = args.out_dir or checkpoint.parent / 'temporal_params' / checkpoint.stem

@@ -10,7 +10,8 @@ from ..motion_ladder import RUNGS, Ladder
 from ..motion_null import DECISIVE
 
 COLOURS = dict(static='#9aa5b1', gains='#4477aa', motion='#e6781e', free='#f3c99b')
-NAMES = dict(static='one slice, repeated', gains='+ a gain per slice', motion='+ affine motion', free='+ any 2x3 matrix')
+NAMES = dict(static='one slice, repeated', gains='+ a gain per slice', motion='+ affine motion',
+             free='+ any 2x3 matrix')
 
 
 def ladder_table(ladders: Dict[str, Ladder], layers: Dict[str, LayerMotion]) -> pd.DataFrame:

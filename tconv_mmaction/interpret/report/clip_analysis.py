@@ -17,9 +17,9 @@ from ..access.adapters import as_score_function
 from ..access.clips import Clip
 from ..access.modules import choose_target, frozen, last_map_layer, layer_output
 from ..grad_cam import grad_cam, normalise_maps, upsample_maps
+from ..model_motion import explained_text, is_fitted, to_show
 from ..pictures.rendering import heat, overlay
 from ..pictures.temporal_figures import Parameters, Trajectory, filter_trajectory
-from ..model_motion import explained_text, is_fitted, to_show
 from ..saliency import most_active_channels, saliency, strongest_frame
 from ..temporal_mask import find_temporal_mask
 from ..temporal_parameters import kernel_sizes, temporal_parameters

@@ -175,7 +175,8 @@ def _channel(channel: ChannelReport, limits: Tuple[float, float, float], pixels:
     rotation = float(path.clockwise[-1])
     moves = (f'Over its {len(path.zoom)} slices the content is zoomed by {path.zoom[-1]:.3f}, turned by '
              f'{abs(rotation):.2f}° {"clockwise" if rotation >= 0 else "counter-clockwise"} and moved by '
-             f'{abs(x):.2f} px to the {"right" if x >= 0 else "left"} and {abs(y):.2f} px {"down" if y >= 0 else "up"}.')
+             f'{abs(x):.2f} px to the {"right" if x >= 0 else "left"} and {abs(y):.2f} px '
+             f'{"down" if y >= 0 else "up"}.')
     plots = ((_curve(path.zoom, 1, limits[0], 'Zoom', ''), 'zoom'),
              (_curve(path.clockwise, 0, limits[1], 'Clockwise rotation', '°'), 'turn'),
              (_path(path.path, limits[2]), 'path'))
