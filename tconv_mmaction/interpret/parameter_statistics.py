@@ -116,7 +116,7 @@ def parameter_statistics(model: nn.Module, ddof: int = 0,
                      baseline=np.average([row['baseline'] for row in rows], weights=weights))
     rows.append(dict(layer=MODEL_ROW, transform=transforms.pop() if len(transforms) == 1 else 'mixed',
                      filters=sum(row['filters'] for row in rows), steps=pd.NA,
-                     values=whole['scale'].size, 
+                     values=whole['scale'].size,
                      residual_mean=np.concatenate(residuals).mean() if whole['scale'].size else float('nan'), **extra,
                      **_summary(whole, ddof)))
     return pd.DataFrame(rows).astype({'steps': 'Int64'}).set_index('layer')

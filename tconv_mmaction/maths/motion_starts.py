@@ -52,17 +52,19 @@ def start_grid(problem: ProjectedResidual, generator: torch.Generator) -> Tensor
     return motions.to(problem.slices)
 
 
-def grid_scores(problem: ProjectedResidual, grid: Tensor, memory: int) -> Tensor:
-    """(n, C): how much of |W|^2 of every filter each point of the grid explains; ``memory`` bytes at most, about."""
-    gram = torch.bmm(problem.slices, problem.slices.mT).flatten(1)  # n, TP TP
+def best_of_grid(problem: ProjectedResidual, grid: Tensor, count: int, memory: int) -> Tensor:
+    """(n, count): for every filter the points of the grid that explain most of |W|^2; ``memory`` bytes, about."""
     side = problem.slices.shape[1]
-    scores = []
-    for part in grid.split(max(1, memory // (4 * gram.element_size() * side**2))):
+    matrix = problem.slices.element_size() * side**2
+    scores = [[] for _ in range(0, len(problem.slices), max(1, memory // (4 * matrix)))]
+    for part in grid.split(max(1, memory // (8 * matrix))):
         a = (problem.transforms(part) * problem.gains(part)[..., None, None]).flatten(1, 2)
         normal = torch.bmm(a.mT, a)
         ridge = max(problem.ridge, 1e-6) * normal.diagonal(dim1=-2, dim2=-1).mean(1)
         eye = torch.eye(problem.pixels, dtype=a.dtype, device=a.device)
         factor = torch.linalg.cholesky_ex(normal + ridge[:, None, None] * eye)[0]
-        projection = torch.bmm(a, torch.cholesky_solve(a.mT, factor))
-        scores.append(gram @ projection.flatten(1).T)
-    return torch.cat(scores, dim=1).nan_to_num_(-torch.inf)
+        projection = torch.bmm(a, torch.cholesky_solve(a.mT, factor)).flatten(1)
+        for found, filters in zip(scores, problem.slices.split(max(1, memory // (4 * matrix)))):
+            gram = torch.bmm(filters, filters.mT).flatten(1)
+            found.append((gram @ projection.T).nan_to_num_(-torch.inf))
+    return torch.cat([torch.cat(found, dim=1).topk(count, dim=1).indices for found in scores])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .levenberg_marquardt import levenberg_marquardt
-from .motion_starts import grid_scores, start_grid
+from .motion_starts import best_of_grid, start_grid
 from .projected_residual import ProjectedResidual, reduced
 
 FIRST_STEPS, SURVIVORS = 6, 2  # steps of every start; how many of a filter's starts go on
@@ -68,10 +68,11 @@ def curvature(hessian: Tensor, total: Tensor) -> Tensor:
     return 1 / (vectors.square() / torch.maximum(values, floor)[:, None]).sum(2)
 
 
-def _starts(problem: ProjectedResidual, grid: Tensor, gains: Tensor, count: int, memory: int,
-            generator: torch.Generator) -> Tensor:
+def _starts(problem: ProjectedResidual, gains: Tensor, count: int, memory: int, seed: int) -> Tensor:
     """(n, count, q): the best of the grid, and the filter at rest with the gains that are best then."""
-    rest = OFF_IDENTITY * torch.randn(len(gains), 1, problem.count, generator=generator, dtype=torch.float64).to(gains)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(problem.count, generator=generator, dtype=torch.float64)
+    rest = (OFF_IDENTITY * noise).to(gains).repeat(len(gains), 1, 1)
     if problem.transform == 'free':
         identity = torch.eye(2, 3, dtype=gains.dtype, device=gains.device).flatten().repeat(problem.steps)
         rest[:, :, :problem.motions] += identity
@@ -79,8 +80,8 @@ def _starts(problem: ProjectedResidual, grid: Tensor, gains: Tensor, count: int,
         rest[:, :, problem.motions:] = gains[:, None]
     if count == 1:
         return rest
-    best = grid_scores(problem, grid, memory).topk(count - 1, dim=1).indices
-    return torch.cat([rest, grid[best]], dim=1)
+    grid = start_grid(problem, generator)
+    return torch.cat([rest, grid[best_of_grid(problem, grid, count - 1, memory)]], dim=1)
 
 
 def bounds(problem: ProjectedResidual) -> Optional[Tuple[Tensor, Tensor]]:
@@ -115,29 +116,25 @@ def nearest_3t_kernel(weight: Tensor, gain: bool = False, transform: str = 'affi
         starts: per filter, at least 1; one of them is "no motion".
         iterations: Levenberg-Marquardt steps of the starts that survive.
         seed: of the noise on the starts.
-        memory: bytes that the work may take, about, beside the weight and the result.
+        memory: bytes that the work may take, about, beside the weight, a copy of it and the result.
         initial: (O, q) where to start instead of the grid.
         progress: called as chunks of filters are done.
     """
     size = tuple(weight.shape[2:])
-    generator = torch.Generator().manual_seed(seed)
-    empty = ProjectedResidual(weight.new_empty(0, math.prod(size), min(weight.shape[1], math.prod(size))), size, gain,
-                              transform, reference, ridge)
-    grid = start_grid(empty, generator) if initial is None and starts > 1 else None
     rows = weight.shape[1] * math.prod(size) * weight.element_size()  # of one filter, which QR and the end copy
-    per_filter = max(empty.bytes_per_problem() * (starts if initial is None else 1), 4 * rows)
-    chunk, parts = max(1, memory // per_filter), []
-    for part in weight.split(chunk):
+    slices = torch.cat([reduced(part) for part in weight.split(max(1, memory // (3 * rows)))])
+    everything = ProjectedResidual(slices, size, gain, transform, reference, ridge)
+    points = initial[:, None] if initial is not None else _starts(everything, still_explained(weight)[2], starts, memory,
+                                                                  seed)
+    chunk = max(1, memory // max(everything.bytes_per_problem() * points.shape[1], 4 * rows))
+    parts, done = [], 0
+    for part, few, points in zip(weight.split(chunk), slices.split(chunk), points.split(chunk)):
         total = part.flatten(1).square().sum(1)
-        problem = ProjectedResidual(reduced(part), size, gain, transform, reference, ridge)
+        problem = ProjectedResidual(few, size, gain, transform, reference, ridge)
         if initial is None:
-            first = _starts(problem, grid, still_explained(part)[2], starts, memory, generator)
-            values, points, _ = _descend(problem, first, total, min(FIRST_STEPS, iterations))
+            values, points, _ = _descend(problem, points, total, min(FIRST_STEPS, iterations))
             kept = values.topk(min(SURVIVORS, starts), dim=1, largest=False).indices
             points = points.gather(1, kept[..., None].expand(-1, -1, problem.count))
-        else:
-            done = sum(len(one[0]) for one in parts)
-            points = initial[done:done + len(part), None]
         values, points, converged = _descend(problem, points, total, iterations)
         best = values.argmin(1, keepdim=True)
         parameters = points.gather(1, best[..., None].expand(-1, -1, problem.count))[:, 0]
@@ -146,6 +143,7 @@ def nearest_3t_kernel(weight: Tensor, gain: bool = False, transform: str = 'affi
         explained = torch.where(total == 0, 1, 1 - left / torch.where(total == 0, 1, total))
         slopes = curvature(problem.linearise(parameters, everyone)[2], total)
         parts.append((parameters, kernel, explained, slopes, converged.gather(1, best)[:, 0]))
+        done += len(part)
         if progress is not None:
-            progress(sum(len(one[0]) for one in parts), len(weight))
+            progress(done, len(weight))
     return Nearest(*map(torch.cat, zip(*parts)))

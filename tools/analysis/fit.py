@@ -5,9 +5,9 @@
 
 Per layer, means over the filters: how much of the squared weight is explained by one slice repeated, by a gain per
 slice beside it, by affine motion beside these, and by any 2x3 matrix; the part of what gains leave that motion
-explains, and the same for filters whose changes over time are random (docs/fit.md). Writes into --out: ladder.csv, ladder.md and
-ladder.png; parameters.npz, fitted motion, gains and shares of every filter; trajectories.png of the filters that move
-most, if any is above the null: motion that is not is not drawn.
+explains, and the same for filters whose changes over time are random (docs/fit.md). Writes into --out: ladder.csv,
+ladder.md and ladder.png; parameters.npz, fitted motion, gains and shares of every filter; trajectories.png of the
+filters that move most, if any is above the null: motion that is not is not drawn.
 """
 import argparse
 import sys
