@@ -119,7 +119,8 @@ class TemporalParamsHook(Hook):
     def _record(self, runner: Runner, epoch: int, iteration: int) -> None:
         self._recorded_iter = iteration
         # On all ranks: where the parameters are NaN, every process stops, instead of waiting for the first one.
-        statistics = parameter_statistics(runner.model)
+        parameters = temporal_parameters(runner.model)  # the one copy from the device
+        statistics = parameter_statistics(runner.model, parameters=parameters)
         if not is_main_process():
             return
         scalars = {}
@@ -133,12 +134,12 @@ class TemporalParamsHook(Hook):
         folder = Path(self.out_dir or Path(runner.work_dir) / 'temporal_params')
         unit, number = ('epoch', epoch) if self.by_epoch else ('iter', iteration)
         name = f'{unit}_{number}'
-        save_parameters(folder / f'{name}.npz', runner.model)
+        save_parameters(folder / f'{name}.npz', runner.model, parameters)
         statistics.insert(0, 'iter', iteration)
         if self.by_epoch:
             statistics.insert(0, 'epoch', epoch)
         atomic_write_text(folder / f'{name}.csv', statistics.to_csv())
         if self.figures:
-            parameters, sizes = temporal_parameters(runner.model), kernel_sizes(runner.model)
+            sizes = kernel_sizes(runner.model)
             save_figure(draw_distributions({f'{unit} {number}': parameters}), folder / f'{name}_distributions.png')
             save_figure(draw_trajectories(parameters, sizes, self.filters), folder / f'{name}_trajectories.png')

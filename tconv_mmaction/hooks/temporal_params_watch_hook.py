@@ -9,7 +9,7 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmaction.registry import HOOKS
@@ -24,6 +24,7 @@ from ..layers import TEMPORAL_PARAMETERS, Conv3T
 from ..utils.atomic import atomic_write_text
 from ..utils.text_files import read_text
 from ..utils.wrappers import unwrap
+from .ragged_rows import RaggedRows
 
 COLUMNS = ('run', 'iteration', 'epoch', 'layer', 'parameter', 'kind', 'step', 'filter', 'value', 'low', 'high', 'count')
 NOT_MEASURED = -1.
@@ -56,18 +57,20 @@ class Event(NamedTuple):
                 'value(s)')
 
 
-def watched_values(layer: Conv3T) -> Dict[str, Tensor]:
-    """Scale, rotation and translations ``(kT-1, O)`` of a layer in float32, on its device, nothing copied to the CPU.
+def _similarity(theta: Tensor) -> Dict[str, Tensor]:
+    """A free transform read as its closest similarity; a pure mirroring has scale 0 there and no translation: 0."""
+    values, _ = closest_similarity(theta)
+    mirrored = values['scale'] == 0
+    for name in ('translate_x', 'translate_y'):
+        values[name] = torch.where(mirrored, 0., values[name])
+    return values
 
-    A free transform is read as its closest similarity; a pure mirroring has scale 0 there and no translation, given
-    as 0.
-    """
+
+def watched_values(layer: Conv3T) -> Dict[str, Tensor]:
+    """Scale, rotation and translations ``(kT-1, O)`` of a layer in float32, on its device."""
     if layer.transform == 'affine':
         return {name: getattr(layer, name).detach().float() for name in TEMPORAL_PARAMETERS}
-    values, _ = closest_similarity(layer.theta.detach().float())
-    for name in ('translate_x', 'translate_y'):
-        values[name] = torch.where(values['scale'] == 0, 0., values[name])
-    return values
+    return _similarity(layer.theta.detach().float())
 
 
 def _limits(name: str, value: Optional[Sequence[float]]) -> Tuple[float, float]:
@@ -96,7 +99,8 @@ class TemporalParamsWatchHook(Hook):
     clipping on, a limit above its ``max_norm`` is never met). A step that a loss scaler leaves out because of an
     overflow is not looked at: that is the scaler's business and no fault.
 
-    A check reads all layers on their device and copies one small tensor to the CPU; between checks nothing is read.
+    A check reads all layers on their device, together, and copies one small tensor to the CPU, the only time that the
+    host waits for the device; between checks nothing is read.
     With several processes the worst value of all counts, so all stop at the same iteration, and the main process alone
     writes. A model without ``Conv3T`` layers of several frames is left alone, as is one that FSDP shards; the log says
     so.
@@ -142,7 +146,8 @@ class TemporalParamsWatchHook(Hook):
 
     def _forget(self) -> None:
         self._told: set = set()
-        self._gradients: Dict[Tuple[str, str], Tensor] = {}  # norm of each filter, of the last step looked at
+        self._gradients: Dict[int, Tuple[dict, Tensor]] = {}  # of the last step looked at: shapes, all end to end
+        self._layouts: dict = {}
         self._gradients_due = False
         self._checked_iter: Optional[int] = None
         for handle in self._handles:
@@ -189,17 +194,18 @@ class TemporalParamsWatchHook(Hook):
 
     @torch.no_grad()
     def _before_step(self, optimizer, parameters: Dict[Tuple[str, str], Tensor]) -> None:
-        """Keep the norms of a step's gradients, per filter and on the device."""
+        """Keep a copy of a step's gradients on the device, end to end."""
         if not self._gradients_due:
             return
+        gradients = {key: p.grad.detach() for key, p in parameters.items() if p.grad is not None}
+        if not gradients:
+            return
+        together = torch.cat([gradient.flatten() for gradient in gradients.values()]).float()
         # A fused optimizer unscales inside its step, and leaves an overflow out there.
         scale, overflow = getattr(optimizer, 'grad_scale', None), getattr(optimizer, 'found_inf', None)
-        for key, parameter in parameters.items():
-            if parameter.grad is None:
-                continue
-            norms = parameter.grad.detach().float().transpose(0, 1).flatten(1).norm(dim=1)  # O
-            norms = norms if scale is None else norms / scale
-            self._gradients[key] = norms if overflow is None else torch.where(overflow > 0, 0., norms)
+        together = together if scale is None else together / scale
+        together = together if overflow is None else torch.where(overflow > 0, 0., together)
+        self._gradients[id(optimizer)] = {key: g.shape for key, g in gradients.items()}, together
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """From here to the check, the gradients of steps are kept."""
@@ -240,22 +246,55 @@ class TemporalParamsWatchHook(Hook):
         if self.on_violation == 'stop':
             self._stop(runner, iteration, new, save)
 
+    def _values(self) -> Tuple[Tensor, List[Tuple[str, str]], List[int]]:
+        """All watched values end to end in float32, and the layer, the name and the size of each stretch."""
+        values, keys, sizes = [], [], []
+        free = {name: layer.theta.detach() for name, layer in self._layers.items() if layer.transform == 'free'}
+        for name, layer in self._layers.items():
+            for key, value in layer.named_parameters(recurse=False):
+                if key in TEMPORAL_PARAMETERS and name not in free:
+                    values.append(value.detach().flatten())
+                    keys.append((name, key))
+                    sizes.append(value.numel())
+        if free:
+            theta = torch.cat([value.flatten(0, 1) for value in free.values()]).float()
+            for key, value in (*_similarity(theta).items(), ('theta', theta)):
+                values.append(value.flatten())
+                keys += [(name, key) for name in free]
+                sizes += [part.numel() // (1 if key == 'theta' else 6) for part in free.values()]
+        return torch.cat(values).float(), keys, sizes
+
+    def _kept(self, *key, make: Callable):
+        """What is laid out for these rows: made once, as a copy from the host would hold up every check."""
+        if key not in self._layouts:
+            self._layouts[key] = make()
+        return self._layouts[key]
+
     def _report(self) -> Tuple[Tensor, List[Tuple[str, str]]]:
         """One row per layer and parameter: -min, max, whether a value is not finite, norm of the gradient; no NaN."""
-        rows, keys = [], []
-        for name, layer in self._layers.items():
-            values = watched_values(layer)
-            if layer.transform == 'free':
-                values['theta'] = layer.theta.detach().float()
-            for key, value in values.items():
-                low, high = value.aminmax()
-                bad = ~(torch.isfinite(low) & torch.isfinite(high))
-                norms = self._gradients.get((name, key))
-                norm = low.new_tensor(NOT_MEASURED) if norms is None else norms.norm()
-                row = torch.stack((-low, high, bad.to(low), torch.where(torch.isnan(norm), math.inf, norm)))
-                rows.append(torch.where(torch.isnan(row), 0., row))
-                keys.append((name, key))
-        return torch.stack(rows), keys
+        values, keys, sizes = self._values()
+        device = values.device
+        low, high = self._kept('values', device, make=lambda: RaggedRows(sizes, device)).extremes(values)
+        bad = ~torch.isfinite(torch.stack((low, high))).all(0)
+        measured, norms = [], []
+        for shapes, together in self._gradients.values():
+            lengths = [shape.numel() for shape in shapes.values()]
+            rows = self._kept('gradients', device, *shapes, make=lambda: RaggedRows(lengths, device))  # noqa: B023
+            measured += shapes
+            norms.append(rows.norms(together))
+        places = self._kept('places', device, *measured, make=lambda: torch.tensor(
+            [measured.index(key) if key in measured else len(measured) for key in keys]).to(device))
+        norm = torch.cat([*norms, low.new_full((1,), NOT_MEASURED)])[places]
+        report = torch.stack((-low, high, bad.to(low), torch.nan_to_num(norm, math.inf, math.inf)), dim=1)
+        return torch.nan_to_num(report, 0., math.inf, -math.inf), keys
+
+    def _gradient(self, key: Tuple[str, str]) -> Optional[Tensor]:
+        """A parameter's gradient as the optimizer got it; None where this process has none."""
+        for shapes, together in self._gradients.values():
+            if key in shapes:
+                parts = together.split([shape.numel() for shape in shapes.values()])
+                return parts[list(shapes).index(key)].view(shapes[key])
+        return None
 
     def _events(self, report: List[List[float]], keys: List[Tuple[str, str]]) -> List[Event]:
         events = []
@@ -264,12 +303,14 @@ class TemporalParamsWatchHook(Hook):
             if bad or -minus_low < low or largest > high:
                 events.append(self._locate(name, key, bool(bad), low, high, -minus_low, largest))
             if self.grad_norm is not None and norm > self.grad_norm:
-                norms = self._gradients.get((name, key))
-                worst = None if norms is None else int(torch.where(torch.isnan(norms), math.inf, norms).argmax())
-                value = norm if norms is None else float(norms.norm())
-                count = 0 if norms is None else int((~(norms <= self.grad_norm)).sum())
+                gradient, worst, value, count = self._gradient((name, key)), None, norm, 0
+                if gradient is not None:
+                    norms = gradient.transpose(0, 1).flatten(1).norm(dim=1)  # O
+                    worst = int(torch.where(torch.isnan(norms), math.inf, norms).argmax())
+                    value, count = float(norms.norm()), int((~(norms <= self.grad_norm)).sum())
                 events.append(Event(name, key, 'gradient', None, worst, value, None, self.grad_norm, count))
-        return events
+        order = list(self._layers)
+        return sorted(events, key=lambda event: order.index(event.layer))
 
     def _locate(self, name: str, key: str, bad: bool, low: float, high: float, smallest: float,
                 largest: float) -> Event:

@@ -78,7 +78,7 @@ def parameter_statistics(model: nn.Module, ddof: int = 0,
         model: holds ``Conv3T`` layers; wrappers (DDP, ...) are looked through.
         ddof: 0 for the standard deviation of these numbers, divisor n (the default; a layer with one number has
             0), 1 for the estimate with divisor n-1. The paper does not say which it prints.
-        parameters: by default ``temporal_parameters(model)``.
+        parameters: what ``temporal_parameters(model)`` gave, if it was read before.
 
     Raises:
         ValueError: if the model has no 3T layer with kT > 1, or a parameter is NaN or infinite.

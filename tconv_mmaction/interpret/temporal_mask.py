@@ -15,16 +15,18 @@ How sharp a mask gets: with beta = 3 a slope is cheaper than a step. Where freez
 eq. 1 with the paper's weights descends from 1 over 0.55 and 0.20 to 0: a run has shoulders of up to two frames on
 either side that the score does not need. ``lambda2=0``, or a threshold of 0.6, leaves the needed frames alone.
 
-The freeze is one pass over time with a backward pass of its own. At (8, 3, 16, 112, 112) on one CPU core, forward and
-backward take 14 ms; as a product with the lower-triangular T x T matrix that it is 24 ms, and as a scan left to
-autograd 38 ms.
+The freeze is one pass over time with a backward pass of its own, which is one product over all frames. On a GPU a
+search never waits for the device within its iterations: what has converged is held where it is, and leaves the batch
+when the news has arrived.
 """
 from typing import Callable, List, NamedTuple, Optional, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..ops.memory import constant
 from .access.adapters import as_score_function
 from .access.modules import check_clip, choose_target, frozen
 
@@ -32,8 +34,21 @@ ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 INIT_LOGIT = 5.  # the start is +5 inside the centred mask and -5 outside, before the sigmoid
 
 
+def _reach(mask: Tensor) -> Tensor:
+    r"""(N, T, T): how much of result t comes through to result s >= t, :math:`\prod_{t < u \le s} m_u`; 0 for s < t."""
+    frames = mask.size(1)
+    later = constant(('frames after', frames, mask.device),
+                     lambda: torch.ones(frames, frames, dtype=torch.bool, device=mask.device).triu(1))
+    return torch.where(later, mask[:, None, :], 1.).cumprod(2).triu()
+
+
 class _Freeze(torch.autograd.Function):
-    """The recurrence, keeping only clip, mask and result for the backward pass."""
+    """The recurrence, keeping only clip, mask and result for the backward pass, which is products without one.
+
+    The loss's derivative by m_t is that by p_t times what m_t mixes, p_{t-1} - x_t, and through :func:`_reach` the
+    derivative by p_t is a sum of those by the results s >= t that are given. So all of a mask's derivatives are in the
+    products of every frame of one kind with every frame of the other, a T x T matrix.
+    """
 
     @staticmethod
     def forward(ctx, clip: Tensor, mask: Tensor) -> Tensor:
@@ -49,20 +64,19 @@ class _Freeze(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor]]:
         clip, mask, frozen_clip = ctx.saved_tensors
-        need_clip, need_mask = ctx.needs_input_grad
-        grad_clip = torch.empty_like(grad) if need_clip else None
-        grad_mask = torch.zeros_like(mask) if need_mask else None
-        frames = clip.size(2)
-        flow = grad[:, :, -1] if frames else None  # what reaches p_t, also from the frames after it
-        for t in range(frames - 1, 0, -1):
-            weight = mask[:, t, None, None, None]
-            if need_mask:
-                grad_mask[:, t] = (flow * (frozen_clip[:, :, t - 1] - clip[:, :, t])).sum((1, 2, 3))
-            if need_clip:
-                grad_clip[:, :, t] = flow * (1 - weight)
-            flow = torch.addcmul(grad[:, :, t - 1], flow, weight)
-        if need_clip and frames:
-            grad_clip[:, :, 0] = flow
+        grad_clip = grad_mask = None
+        if not mask.numel():
+            return torch.zeros_like(clip), torch.zeros_like(mask)
+        with torch.autocast(clip.device.type, enabled=False):
+            reach, of_frames = _reach(mask), grad.flatten(3)  # N, C, T, H*W
+            if ctx.needs_input_grad[1]:
+                mixed = (frozen_clip[:, :, :-1] - clip[:, :, 1:]).flatten(3)
+                products = torch.matmul(mixed, of_frames.mT).sum(1)  # N, T-1, T
+                grad_mask = F.pad((reach[:, 1:] * products).sum(2), (1, 0))
+            if ctx.needs_input_grad[0]:
+                weight = F.pad(1 - mask[:, 1:], (1, 0), value=1.)  # of a frame in its result; the first is all of it
+                weights = (weight[:, :, None] * reach)[:, None]
+                grad_clip = torch.matmul(weights, of_frames).view(clip.shape)
         return grad_clip, grad_mask
 
 
@@ -227,19 +241,41 @@ def _initial_masks(score_fn: Callable, clip: Tensor, target: Tensor, original: T
     return candidates[chosen]
 
 
+class _Flags:
+    """A copy on the host of flags (n,) on a device; on CUDA it arrives while the host goes on."""
+
+    def __init__(self, flags: Tensor) -> None:
+        on_cuda = flags.device.type == 'cuda'
+        self.copy, self.event = flags.to('cpu', non_blocking=on_cuda), None
+        if on_cuda:
+            self.event = torch.cuda.Event()
+            self.event.record(torch.cuda.current_stream(flags.device))
+
+    def arrived(self) -> bool:
+        return self.event is None or self.event.query()
+
+
+def _to(device: torch.device, rows: List[int]) -> Tensor:
+    """Row numbers on the device, sent without waiting for it."""
+    numbers = torch.tensor(rows, dtype=torch.long)
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else numbers.to(device)
+
+
 def _optimise(score_fn: Callable, clip: Tensor, target: Tensor, initial: Tensor, settings) -> Tuple[Tensor, ...]:
     """Masks (n, T), losses (n, iterations) and step counts (n,) of one chunk.
 
     Adam written out, elementwise: a clip that has converged leaves the batch, and the others go on as if it had never
-    been there.
+    been there. On a GPU it leaves some iterations later, when the host has heard of it; its numbers are held till then.
     """
     lambda1, lambda2, beta, lr, iterations, tolerance = settings
     # the state of the search is T numbers per clip: in float64 it costs nothing and adds no rounding to the model's
     result = initial.double() * (2 * INIT_LOGIT) - INIT_LOGIT
     losses = result.new_full((len(clip), iterations), float('nan'))
     steps = torch.full((len(clip),), iterations, device=clip.device)
-    rows = torch.arange(len(clip), device=clip.device)  # clips still searched
+    rows = torch.arange(len(clip), device=clip.device)  # clips in the batch
+    active = torch.ones_like(rows, dtype=torch.bool)  # those of them still searched
     logits, first, second, previous = result, torch.zeros_like(result), torch.zeros_like(result), None
+    flags: Optional[_Flags] = None
     for step in range(1, iterations + 1):
         leaf = logits.detach().requires_grad_()
         mask = leaf.sigmoid()
@@ -247,21 +283,29 @@ def _optimise(score_fn: Callable, clip: Tensor, target: Tensor, initial: Tensor,
                 + _class_scores(score_fn, freeze_frames(clip, mask), target).double())
         grad, = torch.autograd.grad(loss.sum(), leaf)
         loss = loss.detach()
-        losses[rows, step - 1] = loss
+        losses[rows, step - 1] = torch.where(active, loss, float('nan'))
         first = ADAM_BETAS[0] * first + (1 - ADAM_BETAS[0]) * grad
         second = ADAM_BETAS[1] * second + (1 - ADAM_BETAS[1]) * grad.square()
         scale = (second / (1 - ADAM_BETAS[1]**step)).sqrt() + ADAM_EPS
-        logits = leaf.detach() - lr / (1 - ADAM_BETAS[0]**step) * first / scale
+        moved = leaf.detach() - lr / (1 - ADAM_BETAS[0]**step) * first / scale
+        logits = torch.where(active[:, None], moved, leaf.detach())
         result[rows] = logits
         if previous is not None:
             going = (loss - previous).abs() >= tolerance
-            if not bool(going.all()):
-                steps[rows[~going]] = step
-                rows, clip, target, loss = rows[going], clip[going], target[going], loss[going]
-                logits, first, second = logits[going], first[going], second[going]
-                if not len(rows):
-                    break
+            steps[rows] = torch.where(active & ~going, step, steps[rows])
+            active = active & going
         previous = loss
+        if flags is None and step > 1:
+            flags = _Flags(active)
+        if flags is not None and flags.arrived():
+            kept = [n for n, searched in enumerate(flags.copy.tolist()) if searched]
+            if not kept:
+                break
+            if len(kept) < len(rows):
+                keep = _to(clip.device, kept)
+                rows, clip, target, active, previous, logits, first, second = (
+                    t[keep] for t in (rows, clip, target, active, previous, logits, first, second))
+            flags = None
     return result.sigmoid().to(clip.dtype), losses, steps
 
 

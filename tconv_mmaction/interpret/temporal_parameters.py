@@ -19,7 +19,7 @@ of the matrix that zoom and rotation cannot express (shear, mirroring, unequal z
 ``fit=True`` reads plain 3D convolutions as well, as the 3T kernels nearest to them (:mod:`.fit_temporal_parameters`).
 """
 import os
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..layers import TEMPORAL_PARAMETERS, Conv3T
 from ..utils import atomic_open
 from ..utils.wrappers import unwrap
-from .model_motion import fit_kernels, fittable_kernels
+from .model_motion import fit_kernels, fittable_kernels, is_fitted
 
 
 def temporal_layers(model: nn.Module) -> Dict[str, Conv3T]:
@@ -97,14 +97,29 @@ def closest_similarity(theta: Tensor) -> Tuple[Dict[str, Tensor], Tensor]:
     return parameters, (((a - e).square() + (b + d).square()) / 2).sqrt()
 
 
-def _read(name: str, layer: Conv3T) -> Dict[str, Tensor]:
-    if layer.transform == 'affine':
-        values = {key: getattr(layer, key).detach().cpu().clone() for key in TEMPORAL_PARAMETERS}
-        for key, value in values.items():
-            check_finite(name, key, value)
+def _on_cpu(tensors: Sequence[Tensor]) -> List[Tensor]:
+    """Copies on the CPU; from a device those of one type travel together, since each copy waits for the device."""
+    copies: List[Optional[Tensor]] = [None] * len(tensors)
+    kinds: Dict[tuple, List[int]] = {}
+    for i, tensor in enumerate(tensors):
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(i)
+    for (device, _), members in kinds.items():
+        if device.type == 'cpu':
+            together = [tensors[i].detach().clone() for i in members]
+        else:
+            flat = torch.cat([tensors[i].detach().flatten() for i in members]).cpu()
+            together = flat.split([tensors[i].numel() for i in members])
+        for i, copy in zip(members, together):
+            copies[i] = copy.view(tensors[i].shape)
+    return copies
+
+
+def _read(name: str, values: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    for key, value in values.items():
+        check_finite(name, key, value)
+    if 'theta' not in values:
         return values
-    theta = layer.theta.detach().cpu().clone()
-    check_finite(name, 'theta', theta)
+    theta = values['theta']
     values, residual = closest_similarity(theta)
     mirrored = values['scale'] == 0
     if mirrored.any():
@@ -140,7 +155,10 @@ def temporal_parameters(model: nn.Module, fit: bool = False, **options: Any) -> 
     """
     if options and not fit:
         raise TypeError(f'{", ".join(options)}: only with fit=True; 3T layers are read as they are.')
-    read = {name: _read(name, layer) for name, layer in temporal_layers(model).items()}
+    layers = temporal_layers(model)
+    copies = iter(_on_cpu([tensor for layer in layers.values() for tensor in layer.temporal_tensors()]))
+    read = {name: _read(name, {key: next(copies) for key in (
+        TEMPORAL_PARAMETERS if layer.transform == 'affine' else ('theta', ))}) for name, layer in layers.items()}
     if not fit:
         return read
     model = unwrap(model)
@@ -179,16 +197,19 @@ def save_parameters(path: Union[str, 'os.PathLike[str]'], model: nn.Module,
                     parameters: Optional[Dict[str, Dict[str, Tensor]]] = None) -> None:
     """All temporal parameters as a compressed npz file, whole or not at all.
 
-    ``parameters`` are those of ``temporal_parameters(model, fit=True)`` where these are to be written.
-
     The keys are those of the state dict, ``backbone.conv1.scale``, and ``backbone.conv1.kernel_size``; the arrays
     have the shapes of ``temporal_parameters``. No pickles are inside; numpy or ``load_parameters`` reads it.
     bfloat16, which numpy does not know, becomes float32.
+
+    Args:
+        path: of the file.
+        model: holds ``Conv3T`` layers.
+        parameters: what ``temporal_parameters(model)`` gave, if it was read before; with ``fit=True``, fitted motion
+            is written too.
     """
     arrays = {}
-    if parameters is None:
-        parameters = temporal_parameters(model)
-    sizes = kernel_sizes(model, fit=True)
+    parameters = temporal_parameters(model) if parameters is None else parameters
+    sizes = kernel_sizes(model, fit=any(map(is_fitted, parameters.values())))
     for layer, values in parameters.items():
         size = sizes[layer]
         prefix = f'{layer}.' if layer else ''

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..maths.temporal_transform import affine_matrix, bounded, temporal_kernel
+from ..ops import conditions
 from ..ops.conv3t.implementations import CONV3T
 from ..ops.conv3t.moved_slices import few_channels
 from ..ops.dispatch import dispatch
@@ -143,14 +144,16 @@ class Conv3T(ConvBase):
 
     def temporal_tensors(self) -> Tuple[Tensor, ...]:
         """``scale``, ``rotate``, ``translate_x``, ``translate_y``, or ``theta``."""
-        if self.transform == 'free':
-            return self.theta,
-        return tuple(getattr(self, name) for name in TEMPORAL_PARAMETERS)
+        return self._tensors(('theta', ) if self.transform == 'free' else TEMPORAL_PARAMETERS)
 
     def kernel_tensors(self) -> Tuple[Tensor, ...]:
         """What the kernel is computed from, be it parameters or what stands in their places."""
-        tensors = self.weight, *self.temporal_tensors()
+        tensors = *self._tensors(('weight', )), *self.temporal_tensors()
         return tensors if self.gain is None else (*tensors, self.gain)
+
+    def _tensors(self, names: Sequence[str]) -> Tuple[Tensor, ...]:
+        own = self._parameters  # attributes of a module take ten times as long, and every call asks for all of them
+        return tuple(own[name] if name in own else getattr(self, name) for name in names)
 
     def needs_graph(self) -> bool:
         """Whether gradients of what the kernel is computed from are wanted now."""
@@ -161,7 +164,9 @@ class Conv3T(ConvBase):
         depth, height, width = self.kernel_size
         if type(self) is not Conv3T or self.transform != 'affine' or depth == 1 or height != width:
             return None
-        if type(self.weight) is not nn.Parameter or self.weight.dim() != 5 or few_channels(self.weight):
+        if not conditions.is_parameter(self.weight) or self.weight.dim() != 5:
+            return None
+        if self.weight.device.type == 'cpu' and few_channels(self.weight):  # such slices are moved without them
             return None
         return self.temporal_tensors() if self.needs_graph() else None
 

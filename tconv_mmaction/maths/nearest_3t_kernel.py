@@ -124,11 +124,13 @@ def nearest_3t_kernel(weight: Tensor, gain: bool = False, transform: str = 'affi
     rows = weight.shape[1] * math.prod(size) * weight.element_size()  # of one filter, which QR and the end copy
     slices = torch.cat([reduced(part) for part in weight.split(max(1, memory // (3 * rows)))])
     everything = ProjectedResidual(slices, size, gain, transform, reference, ridge)
-    points = initial[:, None] if initial is not None else _starts(everything, still_explained(weight)[2], starts, memory,
-                                                                  seed)
-    chunk = max(1, memory // max(everything.bytes_per_problem() * points.shape[1], 4 * rows))
+    if initial is None:
+        all_starts = _starts(everything, still_explained(weight)[2], starts, memory, seed)
+    else:
+        all_starts = initial[:, None]
+    chunk = max(1, memory // max(everything.bytes_per_problem() * all_starts.shape[1], 4 * rows))
     parts, done = [], 0
-    for part, few, points in zip(weight.split(chunk), slices.split(chunk), points.split(chunk)):
+    for part, few, points in zip(weight.split(chunk), slices.split(chunk), all_starts.split(chunk)):
         total = part.flatten(1).square().sum(1)
         problem = ProjectedResidual(few, size, gain, transform, reference, ridge)
         if initial is None:

@@ -34,32 +34,47 @@ def eager() -> bool:
     return context_refusal() is None
 
 
-def tensor_refusal(*tensors: Tensor, under_autocast: bool = False) -> Optional[str]:
-    """Why hand-written code may not run on these tensors now, on whatever device they are; None if it may.
+def plain_refusal(*tensors: Tensor) -> Optional[str]:
+    """Why hand-written code may not run on these tensors now, be they of one type or not; None if it may.
 
-    They must be plain, dense, on one device, of one type: float32 or float64, and without autocast unless the code
-    says that it does not depend on it (``under_autocast``).
+    They must be plain, dense, and on one device.
     """
     why = context_refusal()
     if why is not None:
         return why
-    device, dtype = tensors[0].device, tensors[0].dtype
+    device = tensors[0].device
     for tensor in tensors:
         if type(tensor) not in PLAIN:
             return f'a {type(tensor).__name__} is not a plain tensor'
         if tensor.device != device:
             return f'tensors lie on {device} and {tensor.device}'
-        if tensor.dtype != dtype:
-            return f'tensors are {dtype} and {tensor.dtype}'
         if tensor.layout is not torch.strided:
             return f'a tensor has the layout {tensor.layout}'
-    if dtype not in ACCURATE:
-        return f'tensors are {dtype}'
     if device.type == 'meta':
         return 'tensors on the meta device have no numbers'
+    return None
+
+
+def tensor_refusal(*tensors: Tensor, under_autocast: bool = False) -> Optional[str]:
+    """:func:`plain_refusal`, and of one type: float32 or float64, and without autocast unless the code says that it
+    does not depend on it (``under_autocast``)."""
+    why = plain_refusal(*tensors)
+    if why is not None:
+        return why
+    device, dtype = tensors[0].device, tensors[0].dtype
+    for tensor in tensors:
+        if tensor.dtype != dtype:
+            return f'tensors are {dtype} and {tensor.dtype}'
+    if dtype not in ACCURATE:
+        return f'tensors are {dtype}'
     if not under_autocast and torch.is_autocast_enabled(device.type):
         return 'autocast is on'
     return None
+
+
+def is_parameter(tensor: Tensor) -> bool:
+    """Whether this is a parameter itself, and not what FSDP, pruning or a parametrisation has put in its place."""
+    return type(tensor) is nn.Parameter
 
 
 def cpu_refusal(*tensors: Tensor, under_autocast: bool = False) -> Optional[str]:

@@ -5,6 +5,7 @@ fastest there as far as was measured; the last one is the reference, the papers'
 which supports everything. To add a way to compute something is a file with its function and a line in the tuple.
 """
 import contextlib
+import functools
 import os
 from contextvars import ContextVar
 from typing import Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
@@ -29,6 +30,24 @@ def always(*call) -> bool:
 
 def supports_all(*call) -> None:
     return None
+
+
+_answers: ContextVar[Optional[dict]] = ContextVar('answers about the call that is being dispatched', default=None)
+
+
+def once_per_call(question: Callable) -> Callable:
+    """Decorator of a function of a call that several implementations ask: it is answered once per dispatch."""
+
+    @functools.wraps(question)
+    def answer(*call):
+        answers = _answers.get()
+        if answers is None:
+            return question(*call)
+        if question not in answers:
+            answers[question] = question(*call)
+        return answers[question]
+
+    return answer
 
 
 def operator(name: str, *implementations: Implementation) -> Tuple[Implementation, ...]:
@@ -97,13 +116,16 @@ def dispatch(implementations: Tuple[Implementation, ...], *call, prefer: Sequenc
         return implementations[-1]
     name = requested()
     names = prefer if name == AUTO else (name, )
-    if AUTO in names:
+    token = _answers.set({})
+    try:
         for implementation in implementations:
-            if implementation.unsupported(*call) is None and implementation.profitable(*call):
+            if AUTO in names:
+                if implementation.unsupported(*call) is None and implementation.profitable(*call):
+                    return implementation
+            elif implementation.name in names and implementation.unsupported(*call) is None:
                 return implementation
-    for implementation in implementations:
-        if implementation.name in names and implementation.unsupported(*call) is None:
-            return implementation
+    finally:
+        _answers.reset(token)
     return implementations[-1]
 
 
@@ -141,9 +163,11 @@ def explain(layer: torch.nn.Module, x: torch.Tensor) -> Dict[str, str]:
         TypeError: for another layer.
 
     >>> import tconv_mmaction
-    >>> reasons = tconv_mmaction.ops.explain(tconv_mmaction.layers.Conv3T(2, 4, 3).eval(), torch.randn(1, 2, 4, 6, 6))
-    >>> [name for name, reason in reasons.items() if reason == 'chosen']
-    ['reference']
+    >>> layer = tconv_mmaction.layers.Conv3T(2, 4, 3).eval()
+    >>> with torch.no_grad():
+    ...     reasons = tconv_mmaction.ops.explain(layer, torch.randn(2, 2, 4, 6, 6))
+    >>> reasons['kept_kernel'], reasons['minimal_filtering']
+    ('chosen', 'no gradients of parameters are wanted')
     """
     if not hasattr(layer, 'calls'):
         raise TypeError(f'explain: a {type(layer).__name__} is computed in one way only; it takes a layer of '

@@ -4,6 +4,7 @@ from typing import Any, Callable, Hashable, NamedTuple, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from . import conditions
 from .memory import constant
 
 COPY_ELEMENTS = 1 << 16  # up to here a copy of a parameter is compared, above it sums
@@ -22,7 +23,7 @@ def can_keep(parameters: Sequence[Tensor]) -> bool:
     They are not if something has put computed tensors in their places (pruning, parametrisations, the replicas of
     ``nn.DataParallel``), or if they were made in inference mode, where nothing counts their changes.
     """
-    return all(type(p) is nn.Parameter and p.is_leaf and not p.is_inference() for p in parameters)
+    return all(conditions.is_parameter(p) and p.is_leaf and not p.is_inference() for p in parameters)
 
 
 def fingerprint(parameter: Tensor) -> tuple:

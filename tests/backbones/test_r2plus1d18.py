@@ -119,7 +119,8 @@ def test_the_public_file_loads_and_gives_the_same(tmp_path, capsys):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     assert set(net.state_dict()) == {name for name in state if not name.startswith('fc.')}
 
-    load_script('tools/convert/public_3d.py').main([str(tmp_path / 'r2plus1d_18.pth'), str(tmp_path / 'recognizer.pth')])
+    tool = load_script('tools/convert/public_3d.py')
+    tool.main([str(tmp_path / name) for name in ('r2plus1d_18.pth', 'recognizer.pth')])
     assert f'{len(state)} tensors, 2 of them of the classifier' in capsys.readouterr().out
     model = MODELS.build(config(5))
     load_checkpoint(model, str(tmp_path / 'recognizer.pth'), strict=True)

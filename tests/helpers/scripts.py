@@ -8,8 +8,8 @@ from helpers.paths import ROOT
 def load_script(path, name=None):
     """A script as a module, its main part left out; ``path`` is from the root of the repository.
 
-    Each call runs the script anew. Files beside it are found while it loads, as when Python runs it. With a ``name`` the
-    module is also registered, once, so that what it defines can be pickled for other processes.
+    Each call runs the script anew. Files beside it are found while it loads, as when Python runs it. With a ``name``
+    the module is also registered, once, so that what it defines can be pickled for other processes.
     """
     if name in sys.modules:
         return sys.modules[name]

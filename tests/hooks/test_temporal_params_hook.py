@@ -251,7 +251,7 @@ def test_two_processes_write_once(tmp_path):
         import tconv_mmaction.hooks.temporal_params_hook as module
         written = []
         save = module.save_parameters
-        module.save_parameters = lambda path, model: (written.append(path.name), save(path, model))
+        module.save_parameters = lambda path, *given: (written.append(path.name), save(path, *given))
         runner = build(sys.argv[1], dict(interval=1, figures=False), epochs=2, launcher='pytorch',
                        env_cfg=dict(dist_cfg=dict(backend='gloo')))
         runner.train()

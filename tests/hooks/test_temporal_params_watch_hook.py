@@ -17,8 +17,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 
-from tconv_mmaction.hooks import TemporalParamsError
-from tconv_mmaction.hooks.temporal_params_watch_hook import COLUMNS, watched_values
+from tconv_mmaction.hooks import TemporalParamsError, TemporalParamsWatchHook
+from tconv_mmaction.hooks.temporal_params_watch_hook import COLUMNS
 from tconv_mmaction.layers import Conv3T
 
 
@@ -128,9 +128,8 @@ def test_limits_can_be_set_and_left_out(tmp_path):
 
 def test_between_checks_nothing_is_read(tmp_path, monkeypatch):
     """An interval of 3 over 8 iterations: the start, 3, 6 and the end; a value that comes and goes is not seen."""
-    import tconv_mmaction.hooks.temporal_params_watch_hook as module
-    reads = []
-    monkeypatch.setattr(module, 'watched_values', lambda layer: reads.append(1) or watched_values(layer))
+    reads, values = [], TemporalParamsWatchHook._values
+    monkeypatch.setattr(TemporalParamsWatchHook, '_values', lambda hook: reads.append(1) or values(hook))
     runner = build(tmp_path, dict(interval=3, grad_norm=None), hooks=[
         At(4, put('scale', (0, 0), 9.)), At(5, put('scale', (0, 0), 1.))])
     runner.train()

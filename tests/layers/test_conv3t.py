@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from helpers.conv3t_layers import GOLDEN, generic_layer, golden_layer
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmengine.registry import DefaultScope
-from tconv_mmaction.ops.conv3t.slice_transforms import resampling_matrices
 from torch import nn
 
 from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T, switch_to_deploy

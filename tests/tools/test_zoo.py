@@ -25,7 +25,8 @@ FOLDERS = ('lenet5', 'tconv3', 'temporal_filters', 'clstm')
 RESULTS = yaml.safe_load((ROOT / 'zoo/results.yml').read_text(encoding='utf-8'))
 
 
-publish, public_3d, zoo_tables = (load_script(f'tools/{name}.py') for name in ('publish', 'convert/public_3d', 'zoo_tables'))
+publish, public_3d, zoo_tables = (
+    load_script(f'tools/{name}.py') for name in ('publish', 'convert/public_3d', 'zoo_tables'))
 
 
 def metafile(path):

@@ -77,8 +77,8 @@ def load_model(config: str, checkpoint: str, options: Dict, fit: bool = False) -
         cfg.merge_from_dict(options)
     init_default_scope(cfg.get('default_scope', 'mmaction'))
     model = MODELS.build(cfg.model)
-    needed = {f'{layer}.{name}' for layer, module in temporal_layers(model).items() for name in module._parameters
-              if name not in ('weight', 'bias')}
+    needed = {f'{layer}.{name}' for layer, module in temporal_layers(model).items() for name, parameter
+              in module.named_parameters() if name not in ('weight', 'bias', 'gain')}
     if not needed and not fit:
         raise ValueError(f"the model of {config} has no Conv3T layer. Give a config with temporal_cfg=dict("
                          "type='Conv3T') (*-3t_*), or --fit to read plain 3D convolutions as 3T kernels.")

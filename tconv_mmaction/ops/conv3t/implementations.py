@@ -3,7 +3,9 @@
 The layer is what has ``weight (O, I/groups, 1, kH, kW)``, ``temporal_tensors()``, ``gain``, ``bias``, ``matrices()``,
 ``kernel()`` and ``needs_graph()``. On CPU a training step goes one of the ways at the top; in eval mode the kernel is
 computed once and kept, in the form that is fastest for the clip. What is "profitable" rests on tools/benchmarks/
-evaluation_paths.py and inner_paths.py, measured on two cores.
+evaluation_paths.py and inner_paths.py, measured on two cores. On a GPU a training step makes the kernel in few
+launches: :mod:`.kernel_triton`, or without Triton a product with transforms that layers share
+(:mod:`.shared_transforms`).
 """
 from typing import Optional, Tuple
 
@@ -13,18 +15,19 @@ from torch import Tensor
 
 from ...maths.temporal_transform import slice_transforms
 from .. import onednn
-from ..conditions import PLAIN, context_refusal, cpu_refusal, tensor_refusal
+from ..conditions import ACCURATE, PLAIN, context_refusal, cpu_refusal, plain_refusal, tensor_refusal
 from ..conv3d import minimal_filtering, single_clip
 from ..conv3d.kernel_in_place import kernel_in_place_conv3d
-from ..dispatch import Implementation, always, operator, supports_all
+from ..dispatch import Implementation, always, once_per_call, operator, supports_all
 from ..geometry import Geometry
 from ..kept_kernel import can_keep, kept_form
+from . import kernel_triton
 from . import slices_times_patches as patches
 from .affine_slices import AffineRule
 from .factored import factored_conv3t
 from .made_kernel import made_kernel
 from .moved_slices import few_channels, moved_slices
-from .shared_transforms import transforms_for_this_pass
+from .shared_transforms import KERNEL_PRODUCT, transforms_for_this_pass, transforms_of
 from .slice_rule import SliceRule, with_gain
 
 LARGE = 1 << 23  # elements of the factored path's activation for one clip: 32 MB in float32
@@ -55,6 +58,16 @@ def _with_bias(y: Tensor, bias: Optional[Tensor]) -> Tensor:
     return y if bias is None else y + bias[:, None, None, None]
 
 
+@once_per_call
+def _tensors(layer, x: Tensor, geometry: Geometry) -> Tuple[Tensor, ...]:
+    return layer.kernel_tensors()
+
+
+@once_per_call
+def _needs_graph(layer, x: Tensor, geometry: Geometry) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(layer, x, geometry))
+
+
 def _sliced(layer, x: Tensor) -> Optional[str]:
     if layer.kernel_size[0] == 1:
         return 'one slice is a plain convolution'
@@ -63,16 +76,20 @@ def _sliced(layer, x: Tensor) -> Optional[str]:
     return None
 
 
+@once_per_call
+def _factored_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
+    return _sliced(layer, x) or tensor_refusal(x, *_tensors(layer, x, geometry))
+
+
+@once_per_call
 def _training_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
     """Why this is no training step on CPU that hand-written code may do."""
-    why = _sliced(layer, x) or cpu_refusal(x, *layer.kernel_tensors())
-    if why is None and not layer.needs_graph():
+    if x.device.type != 'cpu':
+        return f'tensors lie on {x.device.type}, this is for the CPU'
+    why = _factored_refusal(layer, x, geometry)
+    if why is None and not _needs_graph(layer, x, geometry):
         return 'no gradients of parameters are wanted'
     return why
-
-
-def _factored_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
-    return _sliced(layer, x) or tensor_refusal(x, *layer.kernel_tensors())
 
 
 def _prefers_factored(layer, x: Tensor, geometry: Geometry) -> bool:
@@ -91,7 +108,7 @@ def _prefers_factored(layer, x: Tensor, geometry: Geometry) -> bool:
     channels, positions = layer.weight.shape[1], x.numel() // x.shape[1]
     if not (channels > 128 and height * width <= 9 and geometry.stride[1:] == (1, 1) and x.device.type == 'cpu'):
         return False
-    if not (layer.training or layer.needs_graph()):
+    if not (layer.training or _needs_graph(layer, x, geometry)):
         return channels >= 512 and positions >= 128 and x.shape[-3] > depth
     large = LARGE
     if minimal_filtering.choose((1, *x.shape[1:]), x.dtype, _kernel_shape(layer), *geometry) is not None:
@@ -130,6 +147,7 @@ def _run_patches(layer, x: Tensor, geometry: Geometry) -> Tensor:
     return _with_bias(patches.slices_times_patches_conv3d(x, rule, geometry, *parameters), layer.bias)
 
 
+@once_per_call
 def _tile(layer, x: Tensor, geometry: Geometry) -> Optional[int]:
     return minimal_filtering.choose(x.shape, x.dtype, _kernel_shape(layer), *geometry)
 
@@ -152,25 +170,39 @@ def _run_in_place(layer, x: Tensor, geometry: Geometry) -> Tensor:
     return _with_bias(kernel_in_place_conv3d(x, rule, geometry, None, *parameters), layer.bias)
 
 
+@once_per_call
 def _kept_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
     why = context_refusal()
     if why is None and layer.training:
         return 'kernels are kept in eval mode only'
-    if why is None and layer.needs_graph():
+    if why is None and _needs_graph(layer, x, geometry):
         return 'gradients of parameters are wanted'
     if why is None and layer.weight.device.type == 'meta':
         return 'tensors on the meta device have no numbers'
-    if why is None and not can_keep(layer.kernel_tensors()):
+    if why is None and not can_keep(_tensors(layer, x, geometry)):
         return 'the weights are not plain parameters, or were made in inference mode: a change would not be seen'
     return why
 
 
-def _kept(layer) -> Tensor:
-    return kept_form(layer, layer.kernel_tensors(), 'kernel', layer.kernel)
+def _wanted(layer, x: Tensor) -> Tuple[torch.dtype, bool]:
+    """The type in which a convolution of ``x`` reads its kernel, and whether channels last: what is in another one is
+    rearranged in every call. On a GPU; on the CPU the kernel is as its parameters are."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
+    return dtype, x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
+
+
+def _kept(layer, x: Tensor) -> Tensor:
+    if x.device.type == 'cpu':
+        return kept_form(layer, layer.kernel_tensors(), 'kernel', layer.kernel)
+    dtype, last = _wanted(layer, x)
+    order = torch.channels_last_3d if last else torch.contiguous_format
+    return kept_form(layer, layer.kernel_tensors(), ('kernel', dtype, last),
+                     lambda: layer.kernel().to(dtype).contiguous(memory_format=order))
 
 
 def _packed_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
-    why = _kept_refusal(layer, x, geometry) or cpu_refusal(x, layer.weight)
+    why = _paired_refusal(layer, x, geometry)
     if why is None and x.dtype != torch.float32:
         return f'tensors are {x.dtype}'
     if why is None and not (onednn.has_onednn() and onednn.has_packed()):
@@ -193,8 +225,9 @@ def _run_packed(layer, x: Tensor, geometry: Geometry) -> Tensor:
     packed = kept_form(layer, layer.kernel_tensors(), ('packed', tuple(x.shape), geometry),
                        lambda: onednn.packed_if_right(layer.kernel(), x.detach(), *geometry))
     if packed is None:
-        return F.conv3d(x, _kept(layer), layer.bias, *geometry)
-    return _with_bias(onednn.packed_conv3d(x, packed, *geometry), layer.bias)
+        return F.conv3d(x, _kept(layer, x), layer.bias, *geometry)
+    y = onednn.packed_conv3d(x, packed, *geometry)
+    return y if layer.bias is None else y.add_(layer.bias[:, None, None, None])
 
 
 def _prefers_pairs(layer, x: Tensor, geometry: Geometry) -> bool:
@@ -202,15 +235,55 @@ def _prefers_pairs(layer, x: Tensor, geometry: Geometry) -> bool:
 
 
 def _run_paired(layer, x: Tensor, geometry: Geometry) -> Tensor:
-    return single_clip.conv3d(x, _kept(layer), layer.bias, *geometry)
+    return single_clip.conv3d(x, _kept(layer, x), layer.bias, *geometry)
 
 
+@once_per_call
 def _paired_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
     return _kept_refusal(layer, x, geometry) or cpu_refusal(x, layer.weight)
 
 
 def _run_kept(layer, x: Tensor, geometry: Geometry) -> Tensor:
-    return F.conv3d(x, _kept(layer), layer.bias, *geometry)
+    return F.conv3d(x, _kept(layer, x), layer.bias, *geometry)
+
+
+@once_per_call
+def _gpu_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
+    if x.device.type == 'cpu':
+        return 'tensors lie on cpu, this is for a GPU'
+    return _sliced(layer, x) or plain_refusal(x, *_tensors(layer, x, geometry))
+
+
+def _triton_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
+    return _gpu_refusal(layer, x, geometry) or kernel_triton.unsupported(
+        layer.weight, layer.temporal_tensors(), _wanted(layer, x)[0])
+
+
+def _run_triton(layer, x: Tensor, geometry: Geometry) -> Tensor:
+    kernel = kernel_triton.conv3t_kernel(layer.weight.squeeze(2), layer.temporal_tensors(), layer.gain,
+                                         *_wanted(layer, x))
+    return F.conv3d(x, kernel, layer.bias, *geometry)
+
+
+def _product_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
+    why = _gpu_refusal(layer, x, geometry)
+    if why is None and (layer.transform != 'affine' or layer.kernel_size[1] != layer.kernel_size[2]):
+        return 'its transforms are written out for affine ones of square slices'
+    if why is None and (layer.weight.dtype not in ACCURATE or len({t.dtype for t in layer.kernel_tensors()}) > 1):
+        return f'the parameters are {layer.weight.dtype}'
+    return why
+
+
+def _run_product(layer, x: Tensor, geometry: Geometry) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        parameters = layer.temporal_tensors()
+        transforms = transforms_for_this_pass(layer, parameters)
+        if transforms is None:
+            transforms = transforms_of(layer.kernel_size[1], parameters)
+        if layer.gain is not None:
+            transforms = (transforms.unflatten(1, (len(layer.gain), -1)) * layer.gain.T[:, :, None, None]).flatten(1, 2)
+        kernel = torch.bmm(layer.weight.flatten(2), transforms.mT).view(_kernel_shape(layer))
+    return F.conv3d(x, kernel, layer.bias, *geometry)
 
 
 def _made_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
@@ -245,5 +318,7 @@ CONV3T = operator(
     Implementation('paired_clip', _paired_refusal, _prefers_pairs, _run_paired),
     Implementation('kept_kernel', _kept_refusal, always, _run_kept),
     Implementation('made_kernel', _made_refusal, always, _run_made),
+    Implementation('kernel_triton', _triton_refusal, always, _run_triton),
+    Implementation(KERNEL_PRODUCT, _product_refusal, always, _run_product),
     Implementation('reference', supports_all, always, _run_reference),
 )

@@ -17,10 +17,35 @@ import torch
 from torch import Tensor, nn
 
 from ...maths.temporal_transform import affine_matrix, slice_transforms
-from ..conditions import cpu_refusal, eager, saves_tensors_itself
+from .. import conditions
+from ..conditions import ACCURATE, cpu_refusal, eager, plain_refusal, saves_tensors_itself
 from ..dispatch import REFERENCE, requested
+from ..memory import constant
 from ..second_derivatives import gradients_by_autograd, leave_to_autograd
+from . import kernel_triton
 from .affine_slices import AffineRule
+
+KERNEL_PRODUCT = 'kernel_product'  # the way of computing a layer on a GPU that these transforms are for
+
+
+def _in_order(filters: Sequence[int], rows: int, device: torch.device) -> Tensor:
+    """Where the numbers of ``(rows, all filters)`` stand if each layer's are to follow each other."""
+
+    def build() -> Tensor:
+        places = torch.arange(rows * sum(filters), device=device).view(rows, -1)
+        return torch.cat([part.flatten() for part in places.split(list(filters), 1)])
+
+    return constant(('shared transforms', tuple(filters), rows, device), build)
+
+
+def _ordered(found: Sequence[Tensor], filters: Sequence[int]) -> List[Tensor]:
+    """The columns of each ``(rows, all filters)`` by layer, every part in order in memory.
+
+    Autograd keeps such gradients as they are, and copies others in an operation for each parameter.
+    """
+    rows = len(found[0])
+    together = torch.stack([of_all.flatten() for of_all in found])[:, _in_order(filters, rows, found[0].device)]
+    return [part.view(rows, -1) for of_all in together for part in of_all.split([rows * count for count in filters])]
 
 
 class _Together(torch.autograd.Function):
@@ -57,14 +82,33 @@ class _Together(torch.autograd.Function):
         given = [ctx.weight.new_zeros(filters, *shape).flatten(1, 2) if grad is None else grad
                  for filters, grad in zip(ctx.filters, grads)]
         found = ctx.rule.transform_gradients(torch.cat(given)[:, ctx.rule.fixed:], ctx.weight, *ctx.values)
-        parts = (part for of_all in found for part in of_all.split(ctx.filters, 1))
+        if ctx.weight.device.type == 'cpu':
+            parts = [part for of_all in found for part in of_all.split(ctx.filters, 1)]
+        else:
+            parts = _ordered(found, ctx.filters)
         return None, *(None if grad is None else part for part, grad in zip(parts, grads * 4))
+
+
+def transforms_of(size: int, parameters: Sequence[Tensor]) -> Tensor:
+    """The transforms ``(O, kT*size**2, size**2)`` of one layer with slices of ``(size, size)``."""
+    return _Together.apply(size, *parameters)[0]
 
 
 class _Lent(NamedTuple):
     parameters: Tuple[Tensor, ...]
-    values: Tuple[Tensor, ...]  # of the parameters, when the transforms were made
+    states: tuple  # of the parameters, when the transforms were made
     transforms: Tensor
+
+
+def _state(parameter: Tensor):
+    """What tells whether a parameter has changed: on CPU its values; a GPU would have to be waited for."""
+    return parameter.detach().clone() if parameter.device.type == 'cpu' else (parameter._version, parameter.data_ptr())
+
+
+def _is_in_state(parameter: Tensor, state) -> bool:
+    if isinstance(state, Tensor):
+        return torch.equal(parameter.detach(), state)
+    return (parameter._version, parameter.data_ptr()) == state
 
 
 _lent: ContextVar[Dict[int, _Lent]] = ContextVar('transforms of this forward pass', default={})  # noqa: B039 not changed
@@ -80,7 +124,7 @@ def transforms_for_this_pass(layer: nn.Module, parameters: Sequence[Tensor]) -> 
         return None
     if not all(own is other for own, other in zip(parameters, lent.parameters)):
         return None
-    if not all(torch.equal(own.detach(), value) for own, value in zip(parameters, lent.values)):
+    if not all(map(_is_in_state, parameters, lent.states)):
         return None
     return lent.transforms
 
@@ -91,10 +135,18 @@ def _kind(layer: nn.Module) -> Optional[tuple]:
     if parameters is None:
         return None
     # what something else has put in the parameters' places, or is yet to gather (FSDP), is left alone
-    if not all(type(p) is nn.Parameter and p.dim() == 2 and p.shape == parameters[0].shape for p in parameters):
+    if not all(conditions.is_parameter(p) and p.dim() == 2 and p.shape == parameters[0].shape for p in parameters):
         return None
-    if cpu_refusal(*parameters) is not None or not any(p.requires_grad for p in parameters):
+    if not any(p.requires_grad for p in parameters):
         return None
+    if parameters[0].device.type == 'cpu':
+        if cpu_refusal(*parameters) is not None:
+            return None
+    elif plain_refusal(*parameters) is not None or len({p.dtype for p in (layer.weight, *parameters)}) > 1:
+        return None
+    elif parameters[0].dtype not in ACCURATE or (requested() != KERNEL_PRODUCT and kernel_triton.unsupported(
+            layer.weight, parameters, parameters[0].dtype) is None):
+        return None  # with Triton a layer needs two launches by itself
     return layer.kernel_size, str(parameters[0].dtype)
 
 
@@ -104,7 +156,7 @@ def _layers(network: nn.Module, taken: Dict[int, _Lent]) -> Iterator[List[nn.Mod
              and id(layer) not in taken for kind in [_kind(layer)] if kind is not None]
     for _, group in groupby(sorted(found, key=lambda pair: pair[0]), lambda pair: pair[0]):
         layers = [layer for _, layer in group]
-        if len(layers) > 1:
+        if len(layers) > 1 or layers[0].weight.device.type != 'cpu':
             yield layers
 
 
@@ -112,8 +164,9 @@ def _layers(network: nn.Module, taken: Dict[int, _Lent]) -> Iterator[List[nn.Mod
 def share_transforms(network: nn.Module) -> Iterator[None]:
     """Compute the transforms of the network's Conv3T layers together, for a forward pass within this context.
 
-    Results and gradients are those that the layers would have found by themselves. It takes effect on CPU, in a pass
-    that needs gradients; layers in a checkpointed part of a network find their own. Within such a context of a larger
+    Results and gradients are those that the layers would have found by themselves. It takes effect in a pass that
+    needs gradients, on CPU, and on a GPU where there is no Triton (with it a layer is done in two launches alone:
+    :mod:`.kernel_triton`); layers in a checkpointed part of a network find their own. Within such a context of a larger
     network, a part's own adds nothing. The backbones of this package do it themselves.
 
     >>> import tconv_mmaction
@@ -129,10 +182,10 @@ def share_transforms(network: nn.Module) -> Iterator[None]:
         lent = dict(_lent.get())
         for layers in _layers(network, lent):
             own = [layer.shared_parameters() for layer in layers]
-            transforms = _Together.apply(layers[0].kernel_size[-1], *(p for kind in zip(*own) for p in kind))
+            with torch.autocast(own[0][0].device.type, enabled=False):
+                transforms = _Together.apply(layers[0].kernel_size[-1], *(p for kind in zip(*own) for p in kind))
             for layer, parameters, found in zip(layers, own, transforms):
-                values = tuple(p.detach().clone() for p in parameters)
-                lent[id(layer)] = _Lent(tuple(parameters), values, found)
+                lent[id(layer)] = _Lent(tuple(parameters), tuple(map(_state, parameters)), found)
         token = _lent.set(lent)
     try:
         yield

@@ -167,19 +167,31 @@ def test_conv_lstm_against_both_plain_implementations(script, tmp_path, monkeypa
 def test_evaluation_paths_say_whether_auto_takes_the_faster(script, tmp_path, monkeypatch):
     """Made-up rounds, factored in half and in double the time of the kernel path; the rule itself is Conv3T's."""
     import numpy as np
+
+    from tconv_mmaction.ops import explain
     namespace = script('evaluation_paths')
     variables, shape = namespace['main'].__globals__, namespace['Shape']
-    ran = []
+    ran, taken = [], []
+
+    def step(layer, x, grad):
+        def run():
+            chosen, = (name for name, reason in explain(layer, x).items() if reason == 'chosen')
+            taken.append((chosen, layer(x)))
+        return run
 
     def interleave(candidates, rounds, device):
-        assert [layer.evaluation for layer, _, _ in candidates.values()] == list(candidates) == ['kernel', 'factored']
-        outputs = [layer(x) for layer, x, _ in candidates.values()]
-        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-3)  # the same layer twice
+        assert list(candidates) == ['kernel', 'factored']
+        taken.clear()
+        for run in candidates.values():
+            run()
+        (kernel, one), (factored, other) = taken
+        assert factored == 'factored' != kernel
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)  # the same layer twice
         ran.append(rounds)
         return {'kernel': np.array([1., 2., 3.]), 'factored': np.array([.5, 1., 1.5]) * (4 if len(ran) == 2 else 1)}
 
     monkeypatch.setitem(variables, 'interleave', interleave)
-    monkeypatch.setitem(variables, 'step', lambda layer, x, grad: (layer, x, grad))
+    monkeypatch.setitem(variables, 'step', step)
     monkeypatch.setitem(variables, 'QUICK', [shape(160, 8, 1, (2, 3, 3)), shape(160, 8, 1, (2, 3, 4)),
                                              shape(64, 8, 1, (2, 3, 3))])
     namespace['main'](['--quick', '--out-dir', str(tmp_path)])
@@ -195,10 +207,12 @@ def test_evaluation_paths_say_whether_auto_takes_the_faster(script, tmp_path, mo
 def test_evaluation_paths_are_on_both_sides_of_the_rule(script):
     """The shapes say little if 'auto' takes the same one at all of them."""
     from tconv_mmaction.layers import Conv3T
+    from tconv_mmaction.ops import explain
     chosen = {}
     for shape in script('evaluation_paths')['SHAPES']:
-        layer = Conv3T(shape.in_channels, shape.out_channels, 3)
-        factored = layer.prefers_factored(torch.empty(shape.batch, shape.in_channels, *shape.size))
+        layer = Conv3T(shape.in_channels, shape.out_channels, 3, padding=1)
+        reasons = explain(layer, torch.empty(shape.batch, shape.in_channels, *shape.size))
+        factored = reasons['factored'] == 'chosen'
         chosen.setdefault(shape.in_channels, set()).add(factored)
     assert set().union(*chosen.values()) == {True, False}
     assert any(len(both) == 2 for both in chosen.values())  # few positions and many, of the same channels

@@ -23,7 +23,8 @@ from tconv_mmaction.utils.complexity import count_complexity, count_parameters
 CONFIGS = ROOT / 'configs/recognition'
 
 
-export_onnx, reparameterize_model = load_script('tools/deploy/export_onnx.py'), load_script('tools/deploy/reparameterize_model.py')
+export_onnx, reparameterize_model = (
+    load_script(f'tools/deploy/{name}.py') for name in ('export_onnx', 'reparameterize_model'))
 
 
 def build(pattern):

@@ -69,7 +69,7 @@ def test_fused_parameters_and_flops_equal_the_single_filter_nets():
     assert counts[0]['flops'] == counts[1]['flops'] > 0
     assert counts[0]['params'] == counts[1]['params']
     trained = get_model_complexity_info(small_resnet(MULTI).eval(), inputs=torch.randn(1, 3, 8, 32, 32))
-    assert trained['flops'] > 1.5 * counts[0]['flops']
+    assert trained['flops'] > 1.3 * counts[0]['flops']  # a branch of one frame beside each of three: 4/3 of its layer
 
 
 def test_frozen_stages_and_norm_eval():
