@@ -119,12 +119,6 @@ def test_params_of_a_3d_network(files, tmp_path, capsys, monkeypatch):
 
 def test_report_and_class_channels_take_fitted_layers(files, monkeypatch):
     """A channel above the null has its path and what it explains, one that is not has the words alone."""
-    from tconv_mmaction.interpret.class_channels import (
-        by_class,
-        channel_contributions,
-        channel_table,
-        draw_class_channels,
-    )
     _, config, checkpoint, _ = files
     model = MODELS.build(Config.fromfile(config).model).eval()
     model.load_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'])
