@@ -25,6 +25,7 @@ from torch import nn
 import tconv_mmaction  # noqa: F401  checkpoints of MMEngine load with weights_only through it
 from tconv_mmaction.cli.mistakes import exit_code
 from tconv_mmaction.utils.atomic import atomic_write_bytes
+from tconv_mmaction.utils.config_file import read_config
 
 PLAIN = (str, int, float, bool, type(None))
 KEPT = ('meta', 'state_dict')
@@ -107,7 +108,7 @@ def check_against(config_file, state_dict):
     """Raise a ValueError unless the weights are exactly those of the config's model."""
     from mmaction.registry import MODELS
     from mmengine.registry import init_default_scope
-    config = Config.fromfile(config_file)
+    config = read_config(config_file)
     init_default_scope(config.get('default_scope', 'mmaction'))
     if config.model.get('backbone', {}).get('pretrained'):
         config.model.backbone.pretrained = None

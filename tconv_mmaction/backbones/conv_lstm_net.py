@@ -37,6 +37,18 @@ def normalize_step(norm: nn.BatchNorm2d, x: Tensor) -> Tuple[Tensor, Tensor, Ten
     return y, mean, var
 
 
+def normalize_steps(norm: nn.BatchNorm2d, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """:func:`normalize_step` of all steps at once: ``(T, N, F, H, W)`` -> ``(N, T*F, H, W)``, and two ``(T, F)``.
+
+    To a batch norm T*F channels are what F channels of T steps are, each with its own statistics.
+    """
+    steps, _, features = x.shape[:3]
+    mean, var = (torch.zeros_like(s).repeat(steps) for s in (norm.running_mean, norm.running_var))
+    weight, bias = (None if p is None else p.repeat(steps) for p in (norm.weight, norm.bias))
+    y = F.batch_norm(x.transpose(0, 1).flatten(1, 2), mean, var, weight, bias, True, 1., norm.eps)
+    return y, mean.view(steps, features), var.view(steps, features)
+
+
 @torch.no_grad()
 def update_running_statistics(norm: nn.BatchNorm2d, statistics: Statistics) -> None:
     """What K calls of ``norm`` one after the other leave in its running mean and variance, at once."""
@@ -133,6 +145,13 @@ class ConvLSTMNet(BaseModule):
         if self.norm_statistics == 'clip':
             outputs, state = cell.unroll(x, state, self.dropout)
             return self._finish_clip(norm, outputs), state, []
+
+        if x.device.type != 'cpu' and (cell.checkpoint_steps is None or not torch.is_grad_enabled()):
+            # on a GPU few launches count, on a CPU small pieces that stay in the cache
+            outputs, state = cell.unroll(x, state)
+            y, mean, var = normalize_steps(norm, self.dropout(outputs))
+            y = self.pool(y).unflatten(1, (len(outputs), -1)).transpose(1, 2)
+            return y, state, list(zip(mean, var))
 
         def finish(h: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
             y, mean, var = normalize_step(norm, self.dropout(h))

@@ -15,6 +15,7 @@ import mmaction
 from mmengine.runner import FlexibleRunner, Runner
 
 from ..compat import checkpoints
+from ..setup_checks.config_file import explained_configs
 
 CHECKED = {'train.py': 'train', 'test.py': 'test'}  # scripts whose config is checked first, and for what
 
@@ -89,6 +90,7 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpoints.guarded_torch_load())
             if name in CHECKED:
+                stack.enter_context(explained_configs())
                 stack.enter_context(checked_setup(CHECKED[name]))
             runpy.run_path(str(path), run_name='__main__')
     finally:

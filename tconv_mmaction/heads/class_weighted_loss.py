@@ -6,7 +6,7 @@ class has the same share of the loss and the mean weight of a training sample is
 """
 from collections import Counter
 from pathlib import Path
-from typing import List, Union
+from typing import List, Optional, Union
 
 import torch
 from mmaction.models.losses import CrossEntropyLoss
@@ -15,28 +15,35 @@ from torch import Tensor
 
 from ..utils.text_files import parse_label, read_lines
 
+VIDEO_ENDINGS = ('.mp4', '.avi', '.webm', '.mkv', '.mov', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.ts')
+
 
 def balanced_class_weights(ann_file: Union[str, Path], num_classes: int, delimiter: str = ' ') -> List[float]:
     """n / (K n_k) for each class of an annotation list.
 
     Args:
-        ann_file: list in VideoDataset's or RawframeDataset's form; the last entry of a line is the label.
+        ann_file: list in VideoDataset's or RawframeDataset's form with one label per line, the last entry of it.
         num_classes: K.
         delimiter: between the entries of a line.
 
     Raises:
         FileNotFoundError: if the list is not there.
-        ValueError: if a line has no label from 0 to K-1, or the file is no UTF-8 text, or a class has no video.
+        ValueError: if a line has no label from 0 to K-1, or seems to have several, or the file is no UTF-8 text, or a
+            class has no video.
     """
     path = Path(ann_file)
     if not path.is_file():
         raise FileNotFoundError(f'{path} is not there. The class weights are counted in the training list; make it '
                                 '(docs/data.md), or set class_weight=[...] of a CrossEntropyLoss yourself.')
     counts: Counter = Counter()
+    first: Optional[int] = None
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
-        text = line.strip().split(delimiter)[-1]
+        fields = line.strip().split(delimiter)
+        first = first or len(fields)
+        _check_one_label(fields, first, path, number)
+        text = fields[-1]
         label = parse_label(text, num_classes)
         if label is None:
             raise ValueError(f'{path}, line {number}: {text!r:.80} is no label from 0 to {num_classes - 1} '
@@ -48,6 +55,19 @@ def balanced_class_weights(ann_file: Union[str, Path], num_classes: int, delimit
                          f'num_classes={num_classes}, or remove the class.')
     total = sum(counts.values())
     return [total / (num_classes * counts[k]) for k in range(num_classes)]
+
+
+def _check_one_label(fields: List[str], first: int, path: Path, number: int) -> None:
+    """PATH LABEL, PATH FRAMES LABEL or PATH START FRAMES LABEL, the same on every line; more is several labels.
+
+    A line of a video and two labels looks like one of a folder of frames; the ending of the path tells them apart.
+    """
+    several = len(fields) > 2 and Path(fields[0]).suffix.lower() in VIDEO_ENDINGS
+    if several or len(fields) > 4 or len(fields) != first:
+        raise ValueError(f'{path}, line {number}: {len(fields)} entries, {" ".join(fields)!r:.80}'
+                         f'{f", and {first} on the lines before" if len(fields) != first else ""}. Class weights count '
+                         'one label per line, and more would be left out in silence. For several labels per video use '
+                         'BCELossWithLogits with class_weight=[...].')
 
 
 @MODELS.register_module()

@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
-from ..setup_checks import SetupError, check_config, take_passed
+from ..setup_checks import SetupError, check_built_batches, check_config, take_passed
 from ..setup_checks.lists import joined
 from ..setup_checks.problems import Problem
 from ..utils.confinement import roots_of
@@ -28,8 +28,9 @@ class CheckSetupHook(Hook):
     """Stops before anything is trained or tested, with every mistake in the config and its lists at once.
 
     What is checked stands in docs/reliability/bad_inputs.md. It takes about a second; it reads annotation lists as
-    text, passes a clip without content through the network, and opens no video. tools/train.py and tools/test.py make
-    the same check even earlier, where a wrong list would keep the data set from being built.
+    text, opens a few of their files for the size of the frames, and passes clips without content through the
+    transforms and the network. What runs to its end and is probably not meant is a warning in the log. tools/train.py
+    and tools/test.py make the same check even earlier, where a wrong list would keep the data set from being built.
 
     Our configs have it: ``default_hooks=dict(check_setup=dict(type='CheckSetupHook'))``. Off:
     ``--cfg-options default_hooks.check_setup=None``.
@@ -61,12 +62,19 @@ class CheckSetupHook(Hook):
         mode = next(iter(loops), None)
         if mode is None:
             return
-        if runner.cfg.get('model') is not None and not take_passed(runner.cfg, mode):
-            for note in check_config(runner.cfg, mode, self.duplicates, self.confine_paths).notes:
+        if runner.cfg.get('model') is not None:
+            found = take_passed(runner.cfg, mode)
+            if found is None:
+                found = check_config(runner.cfg, mode, self.duplicates, self.confine_paths)
+            for warning in found.warnings:
+                runner.logger.warning(f'CheckSetupHook: {warning.key}: {warning.text}')
+            for note in found.notes:
                 runner.logger.info(f'CheckSetupHook could not check {note}.')
         for split, loop in loops.items():
             for dataset, key in _built(loop.dataloader.dataset, f'{split}_dataloader.dataset'):
                 self._check_built(dataset, key)
+        if 'train' in loops and runner.cfg.get('model') is not None:
+            check_built_batches(runner.cfg, len(loops['train'].dataloader.dataset))
         runner.logger.info('CheckSetupHook: data lists, model and settings fit together.')
 
     def _check_built(self, dataset: Any, key: str) -> None:

@@ -48,6 +48,7 @@ class ExactResumeHook(Hook):
             raise ValueError(f"ExactResumeHook: on_inexact must be 'warn' or 'error', got {on_inexact!r}.")
         self.on_inexact = on_inexact
         self._loaded: Optional[dict] = None  # what the checkpoint that was loaded last has under KEY
+        self._progress: Dict[str, Any] = {}  # and the epoch and iteration that its message hub was at
         self._metrics: Optional[Dict[str, float]] = None
         self._validated_iter = -1
         self._catch_up: Optional[_CatchUp] = None
@@ -67,6 +68,8 @@ class ExactResumeHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep our part until the training starts; whether this is a resume is known only then."""
         self._loaded = checkpoint.get(KEY, {})
+        info = checkpoint.get('message_hub', {}).get('runtime_info', {})
+        self._progress = {name: info[name] for name in ('epoch', 'iter') if name in info}
 
     # ---- the course of a training ----
 
@@ -138,6 +141,11 @@ class ExactResumeHook(Hook):
                 hook.last_ckpt = hook.file_backend.join_path(hook.out_dir, name)
         if not _validation_is_due(runner):
             return
+        # The message hub counts what has begun, and a resumed RuntimeInfoHook has moved it on to what begins next. The
+        # best checkpoint of this validation holds the hub, so it is set back to where the validation belongs; the next
+        # epoch and iteration set it anew.
+        for name, value in self._progress.items():
+            hub.update_info(name, value)
         metrics = self._loaded.get('metrics')
         if metrics is None:
             runner.logger.info(f'ExactResumeHook: the checkpoint of epoch {runner.epoch}, iteration {runner.iter}, is '

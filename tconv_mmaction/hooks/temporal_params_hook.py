@@ -44,7 +44,8 @@ class TemporalParamsHook(Hook):
 
     Args:
         interval: epochs or iterations from one record to the next. The end of the training is always recorded.
-        by_epoch: count in epochs; iteration-based loops need False.
+        by_epoch: count in epochs. An IterBasedTrainLoop has none: there an epoch is one pass over the data loader's
+            batches, and the files are named by iterations.
         out_dir: folder for the files instead of ``<work_dir>/temporal_params``.
         figures: draw the two figures too, about a second per record.
         filters: for the trajectories: how many of the filters that move most at that time, or (layer, channel) pairs.
@@ -73,6 +74,7 @@ class TemporalParamsHook(Hook):
         self.filters = filters if isinstance(filters, int) else [(layer, channel) for layer, channel in filters]
         self.active = True
         self._recorded_iter: Optional[int] = None
+        self._epochs, self._every = by_epoch, interval  # what they mean in the loop at hand
 
     def before_train(self, runner: Runner) -> None:
         """Check the settings against the model, before hours of training."""
@@ -90,9 +92,12 @@ class TemporalParamsHook(Hook):
                 'record. Remove the hook (--cfg-options custom_hooks=...), keep the checkpoints '
                 '(default_hooks.checkpoint.max_keep_ckpts=-1, state_dict_cfg="full") and run '
                 'tools/analysis/temporal_params.py on them; or train with DDP.')
+        self._epochs, self._every = self.by_epoch, self.interval
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ValueError(f'TemporalParamsHook: interval={self.interval} counts epochs, and IterBasedTrainLoop has '
-                             'none. Set by_epoch=False and the interval in iterations.')
+            self._epochs, self._every = False, self.interval * len(runner.train_dataloader)
+            runner.logger.info(
+                f'TemporalParamsHook: a loop of iterations has no epochs; interval={self.interval} is taken as passes '
+                f'over the data, so a record is made every {self._every} iterations. by_epoch=False counts iterations.')
         if not isinstance(self.filters, int):
             parameters, sizes = temporal_parameters(runner.model), kernel_sizes(runner.model)
             for layer, channel in self.filters:
@@ -105,10 +110,10 @@ class TemporalParamsHook(Hook):
         """Record if an interval ends here. An epoch's end is met here too: after_train_epoch is past LoggerHook."""
         if not self.active:
             return
-        if self.by_epoch:
-            if self.every_n_epochs(runner, self.interval) and self.end_of_epoch(runner.train_dataloader, batch_idx):
+        if self._epochs:
+            if self.every_n_epochs(runner, self._every) and self.end_of_epoch(runner.train_dataloader, batch_idx):
                 self._record(runner, runner.epoch + 1, runner.iter + 1)
-        elif self.every_n_train_iters(runner, self.interval):
+        elif self.every_n_train_iters(runner, self._every):
             self._record(runner, runner.epoch, runner.iter + 1)
 
     def after_train(self, runner: Runner) -> None:
@@ -132,11 +137,11 @@ class TemporalParamsHook(Hook):
         runner.visualizer.add_scalars(scalars, step=iteration, file_path=f'{runner.timestamp}.json')
 
         folder = Path(self.out_dir or Path(runner.work_dir) / 'temporal_params')
-        unit, number = ('epoch', epoch) if self.by_epoch else ('iter', iteration)
+        unit, number = ('epoch', epoch) if self._epochs else ('iter', iteration)
         name = f'{unit}_{number}'
         save_parameters(folder / f'{name}.npz', runner.model, parameters)
         statistics.insert(0, 'iter', iteration)
-        if self.by_epoch:
+        if self._epochs:
             statistics.insert(0, 'epoch', epoch)
         atomic_write_text(folder / f'{name}.csv', statistics.to_csv())
         if self.figures:

@@ -12,19 +12,15 @@ With ``eta=inf`` a branch of several frames holds only filters that add up to ze
 frame takes the filter's sum over time, and the other branch the difference to it. That is exact in eval mode; in
 training mode each of the two is normalised by its own variance, which a checkpoint does not tell.
 """
-import copy
 import math
 import warnings
-from typing import TYPE_CHECKING, Dict, Mapping, Optional, Union
+from typing import Dict, Mapping, Optional, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..maths.temporal_basis import analysis_matrix, apply_in_time
-
-if TYPE_CHECKING:
-    from .multi_branch_conv3d import MultiBranchConv3d
 
 NormState = Union[nn.Module, Mapping[str, Tensor], None]
 NORM_KEYS = ('weight', 'bias', 'running_mean', 'running_var')
@@ -36,12 +32,12 @@ def centred(kernel: Tensor, length: int) -> Tensor:
     return F.pad(kernel, (0, 0, 0, 0, pad, pad))
 
 
-def inflate_from_2d(layer: 'MultiBranchConv3d', weight2d: Tensor, bn: NormState = None, divide: bool = True,
+def inflate_from_2d(layer: nn.Module, weight2d: Tensor, bn: NormState = None, divide: bool = True,
                     bias: Optional[Tensor] = None) -> None:
     """Start as the inflation of a 2D convolution and its batch norm: the kernel repeated over the longest branch.
 
     Args:
-        layer: changed in place.
+        layer: a ``MultiBranchConv3d``; changed in place.
         weight2d: ``(O, I/groups, kH, kW)``.
         bn: the batch norm after it, as a module or as a mapping with ``weight``, ``bias``, ``running_mean`` and
             ``running_var`` (of the layer's eps); None: a fresh one.
@@ -59,7 +55,7 @@ def inflate_from_2d(layer: 'MultiBranchConv3d', weight2d: Tensor, bn: NormState 
     _take_over(layer, flat[max(flat)], flat, bn, bias)
 
 
-def inflate_from_3d(layer: 'MultiBranchConv3d', weight: Tensor, bn: NormState = None,
+def inflate_from_3d(layer: nn.Module, weight: Tensor, bn: NormState = None,
                     bias: Optional[Tensor] = None) -> None:
     """Start as a trained ``nn.Conv3d`` and its batch norm, of the same or a shorter temporal length.
 
@@ -81,7 +77,7 @@ def inflate_from_3d(layer: 'MultiBranchConv3d', weight: Tensor, bn: NormState = 
 
 
 @torch.no_grad()
-def _take_over(layer: 'MultiBranchConv3d', kernel: Tensor, spare: Dict[int, Tensor], bn: NormState,
+def _take_over(layer: nn.Module, kernel: Tensor, spare: Dict[int, Tensor], bn: NormState,
                bias: Optional[Tensor]) -> None:
     """Make the sum equal to ``kernel`` and ``bn``; branches without a part in it get ``spare[length]`` and gain 0."""
     lengths = layer.branch_lengths
@@ -119,7 +115,7 @@ def _take_over(layer: 'MultiBranchConv3d', kernel: Tensor, spare: Dict[int, Tens
         layer.bias.copy_(torch.zeros_like(norm['bias']) if layer.has_norm else norm['bias'])
 
 
-def _norm_state(layer: 'MultiBranchConv3d', bn: NormState, bias: Optional[Tensor]) -> Dict[str, Tensor]:
+def _norm_state(layer: nn.Module, bn: NormState, bias: Optional[Tensor]) -> Dict[str, Tensor]:
     """The batch norm to take over as float64 tensors, with the layer's eps and the convolution's bias put into it."""
     zeros = torch.zeros(layer.out_channels, dtype=torch.float64, device=layer.branches[0].weight.device)
     if not layer.has_norm:
@@ -150,48 +146,3 @@ def _norm_state(layer: 'MultiBranchConv3d', bn: NormState, bias: Optional[Tensor
     if bias is not None:
         state['running_mean'] = state['running_mean'] - bias.detach().to(zeros)
     return state
-
-
-def accept_single_filters(model: nn.Module) -> nn.Module:
-    """Let ``model`` load checkpoints in which its multi-branch layers are plain convolutions with a norm behind them.
-
-    From then on every way of loading (``load_state_dict``, mmengine's ``load_checkpoint``, ``load_from``) turns
-    ``X.weight`` of a multi-branch layer ``X`` and the batch norm beside it into what the layer starts from; see
-    :func:`inflate_from_3d`, or :func:`inflate_from_2d` for a 4-D weight. The norm is looked for where mmcv's
-    ConvModule (``conv`` and ``bn``), torchvision (``conv2`` and ``bn2``) and ``nn.Sequential`` (``0`` and ``1``) have
-    it. Other checkpoints load as before.
-
-    Returns:
-        ``model``, for chaining.
-    """
-    model._register_load_state_dict_pre_hook(_convert_single_filters, with_module=True)
-    return model
-
-
-def _convert_single_filters(model: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *unused) -> None:
-    from .multi_branch_conv3d import MultiBranchConv3d
-    own_keys = {f'{prefix}{name}.' for name, _ in model.named_modules()}
-    for name, layer in model.named_modules():
-        key = f'{prefix}{name}.' if name else prefix
-        if not isinstance(layer, MultiBranchConv3d) or f'{key}weight' not in state_dict:
-            continue
-        # The temporal part of a SeparableConv3d has the norm that stands beside the whole.
-        beside = [_norm_beside(path) for path in (key[:-1], key[:-1].rpartition('.')[0])]
-        norm_prefix = next((p for p in beside if f'{p}running_var' in state_dict and p not in own_keys), None)
-        if norm_prefix is None:
-            continue  # the layer's own loading says what is wrong
-        norm = {k: state_dict[norm_prefix + k] for k in (*NORM_KEYS, 'num_batches_tracked')
-                if norm_prefix + k in state_dict}
-        weight = state_dict.pop(f'{key}weight')
-        bias = state_dict.pop(f'{key}bias', None)
-        for k in norm:
-            del state_dict[norm_prefix + k]
-        start = copy.deepcopy(layer)  # the layer itself changes only when the converted tensors are loaded
-        (start.inflate_from_2d if weight.dim() == 4 else start.inflate_from_3d)(weight, norm, bias=bias)
-        state_dict.update({key + k: value for k, value in start.state_dict().items()})
-
-
-def _norm_beside(path: str) -> str:
-    """Where the norm of the convolution at ``path`` is by convention, with a dot at the end."""
-    parent, dot, last = path.rpartition('.')
-    return parent + dot + (str(int(last) + 1) if last.isdigit() else last.replace('conv', 'bn')) + '.'

@@ -16,6 +16,7 @@ from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
 from ..maths.conv_lstm import Cell, State
+from ..ops.conditions import transformed
 from ..ops.conv_lstm.implementations import CONV_LSTM
 from ..ops.dispatch import Implementation, dispatch
 from .registry import register_layer
@@ -25,6 +26,8 @@ from .registry import register_layer
 # 8 MiB is a core's share of the last-level cache of today's servers. It also keeps every buffer far below the 2^31
 # elements at which convolution libraries stop, however long the clip is.
 CHUNK_BYTES = 8 * 2**20
+# On a GPU launches count, and the gates of all steps are kept for the backward pass anyway.
+GPU_CHUNK_BYTES = 2**30
 
 
 @register_layer
@@ -123,7 +126,8 @@ class ConvLSTM2d(nn.Module):
         # the number of chunks depends on the batch, and would tie an exported program to one batch size
         if not (torch.jit.is_tracing() or getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)()):
             per_step = 4 * math.prod(self.state_shape(frames[0])) * frames.element_size()
-            together = max(1, CHUNK_BYTES // max(1, per_step))
+            most = CHUNK_BYTES if frames.device.type == 'cpu' else GPU_CHUNK_BYTES
+            together = max(1, most // max(1, per_step))
         return cell, frames, state, together
 
     def calls(self, x: Tensor) -> Iterator[tuple]:
@@ -147,7 +151,7 @@ class ConvLSTM2d(nn.Module):
         """
         self._check(x, state)
         frames = x.permute(2, 0, 1, 3, 4)  # T, N, C, H, W
-        if self.checkpoint_steps is None or not torch.is_grad_enabled():
+        if self.checkpoint_steps is None or not torch.is_grad_enabled() or transformed():
             return self._run(frames, state, after)
         parts = []
         for segment in frames.split(self.checkpoint_steps):

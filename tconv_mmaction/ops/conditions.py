@@ -20,13 +20,18 @@ def context_refusal() -> Optional[str]:
         return 'torch.compile or torch.export traces the call'
     if torch.jit.is_tracing():
         return 'torch.jit traces the call'
-    if torch._C._are_functorch_transforms_active():
+    if transformed():
         return 'a torch.func transform (grad, vmap, jvp, ...) is active'
     if torch._C._len_torch_dispatch_stack() > 0:
         return 'a TorchDispatchMode (fake tensors, a counter of operators) is active'
     if forward_ad._current_level >= 0:
         return 'forward-mode differentiation is active'
     return None
+
+
+def transformed() -> bool:
+    """Whether a torch.func transform is active, where hooks on saved tensors, and so checkpoints, are an error."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def eager() -> bool:

@@ -55,10 +55,13 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.held: Dict[Tuple[str, torch.dtype], Tensor] = _Held()
-        _EVERY_THREAD.add(self.held)
+        with _lock:
+            _EVERY_THREAD.add(self.held)
 
 
+_lock = threading.Lock()  # for changes of the two below, which other threads may be going through
 _EVERY_THREAD: 'weakref.WeakSet' = weakref.WeakSet()
+_constants: Dict[tuple, object] = {}
 _thread = _Thread()
 
 
@@ -125,8 +128,16 @@ class _Returned:
 
 
 _returned = _Returned()
-if hasattr(os, 'register_at_fork'):  # a lock that another thread held while this process was forked stays locked
-    os.register_at_fork(after_in_child=lambda: setattr(_returned, 'lock', threading.Lock()))
+
+
+def _new_locks() -> None:
+    """A lock that another thread held while this process was forked would stay locked."""
+    global _lock
+    _lock, _returned.lock = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_new_locks)
 
 
 class Loan:
@@ -163,9 +174,6 @@ class Loan:
             _returned.queue.append(flat)
 
 
-_constants: Dict[tuple, object] = {}
-
-
 def constant(key: tuple, build: Callable[[], object]) -> object:
     """What ``build`` makes, made once for every ``key``: a tensor or a tuple of tensors that nobody changes.
 
@@ -177,9 +185,10 @@ def constant(key: tuple, build: Callable[[], object]) -> object:
     if found is None:
         with torch.inference_mode(False), torch.no_grad():
             found = build()
-        while len(_constants) >= KEPT_CONSTANTS:
-            _constants.pop(next(iter(_constants)), None)
-        _constants[key] = found
+        with _lock:
+            while len(_constants) >= KEPT_CONSTANTS:
+                del _constants[next(iter(_constants))]
+            _constants[key] = found
     return found
 
 
@@ -189,7 +198,8 @@ def release_memory() -> None:
     What a call is using stays until that call is done. Kernels that layers keep in eval mode go with
     ``model.train()``.
     """
-    for held in list(_EVERY_THREAD):
-        held.clear()
+    with _lock:
+        for held in list(_EVERY_THREAD):
+            held.clear()
+        _constants.clear()
     _returned.clear()
-    _constants.clear()

@@ -4,16 +4,23 @@ Transforms are built, since that is where they check their arguments; data sets 
 list and fails at the first line.
 """
 import os
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+import cv2
 from mmaction.registry import DATASETS, TRANSFORMS
 from mmengine.registry import DATA_SAMPLERS
 
 from ..utils.confinement import check_confined, roots_of
-from .lists import Entry, check_files, form_of, joined, read_list
+from .agreement import installed
+from .batches import check_wrapper, samples_of
+from .dry_run import Packed, Sample, check_packed, probe_videos, try_pipeline
+from .frames import check_frames, frame_name
+from .lists import Entry, check_files, ends_of, form_of, joined, read_list
 from .problems import Problems, build, check_names, find_class
 
 POSITIVE = ('clip_len', 'num_clips', 'frame_interval', 'test_interval', 'num_segments', 'crop_size', 'size')
+OLD = dict(Collect="End the pipeline with dict(type='PackActionInputs') instead.",
+           VideoCollect="End the pipeline with dict(type='PackActionInputs') instead.")
 DATASET_WRAPPERS = dict(RepeatDataset='dataset', ClassBalancedDataset='dataset', ConcatDataset='datasets')
 
 
@@ -28,6 +35,41 @@ class ClipSize(NamedTuple):
     frames: Optional[int]
     height: Optional[int] = None
     width: Optional[int] = None
+
+
+class Listed(NamedTuple):
+    """What the list of a data set holds, as far as it could be read."""
+    entries: List[Entry]
+    multi_class: bool
+    packed: List[Packed]  # what the pipeline makes of some of them
+    folder: str
+
+
+class Loader(NamedTuple):
+    """What a data loader gives, as far as its config and its lists tell."""
+    sizes: Dict[str, ClipSize]  # by the key of the pipeline
+    views: Dict[str, int]
+    samples: Optional[int]
+    multi_class: Optional[bool]
+    labels: Optional[Set[int]]
+    videos: Optional[Set[Tuple[str, Tuple[int, ...]]]]
+
+
+class Model(NamedTuple):
+    """What data have to fit."""
+    num_classes: Optional[int]
+    volumes: bool  # a Recognizer3D
+    channels: Optional[int]  # of data_preprocessor.mean
+
+
+def model_for_data(cfg: Any) -> Model:
+    """From the model's config."""
+    cfg = cfg if isinstance(cfg, dict) else {}
+    head, preprocessor = cfg.get('cls_head'), cfg.get('data_preprocessor')
+    classes = head.get('num_classes') if isinstance(head, dict) else None
+    mean = preprocessor.get('mean') if isinstance(preprocessor, dict) else None
+    return Model(classes if _whole(classes, 1) else None, cfg.get('type') == 'Recognizer3D',
+                 len(mean) if isinstance(mean, (list, tuple)) else None)
 
 
 def _whole(value: Any, least: int) -> bool:
@@ -58,12 +100,21 @@ def check_pipeline(pipeline: Any, key: str, problems: Problems) -> None:
         if callable(cfg):
             names.append(getattr(cfg, '__name__', type(cfg).__name__))
             continue
+        if isinstance(cfg, dict) and cfg.get('type') in OLD and TRANSFORMS.get(cfg['type']) is None:
+            problems.add(f'{where}.type', f'{cfg["type"]} is of mmaction2 0.x. {OLD[cfg["type"]]}')
+            names.append('?')
+            continue
         cls = find_class(TRANSFORMS, cfg, where, problems)
         if cls is None:
             names.append('?')
             continue
         names.append(str(cfg['type']))
+        if cfg['type'] == 'Normalize' and cls.__module__.startswith('mmcv.'):
+            problems.add(where, 'Normalize is that of mmcv, for single images. mmaction2 1.x normalises in the model: '
+                         'take it out, and set mean and std of model.data_preprocessor.')
+            continue
         wrong = not check_names(cls, cfg, where, problems)
+        installed(cfg['type'], where, problems)
         for name in POSITIVE:
             value = cfg.get(name)
             values = value if isinstance(value, (list, tuple)) else [value]
@@ -82,6 +133,11 @@ def check_pipeline(pipeline: Any, key: str, problems: Problems) -> None:
     if decoded is not None and sampled is not None and sampled > decoded:
         problems.add(f'{key}.{sampled}', f'{names[sampled]} chooses frames after {names[decoded]} has decoded them. '
                      'Put it before.')
+    opened = next((name for name in names if name.endswith('Init')), None)
+    wants = names[decoded].replace('Decode', 'Init') if decoded is not None else None
+    if wants in ('DecordInit', 'PyAVInit', 'PIMSInit', 'OpenCVInit') and opened != wants:
+        problems.add(f'{key}.{decoded}', f'{names[decoded]} decodes what {wants} has opened, and '
+                     f'{f"{opened} stands there" if opened else "it is not there"}. Put dict(type={wants!r}) first.')
     if decoded is not None and sampled is None:
         problems.add(key, f'{names[decoded]} has no frames to decode: put a transform before it that chooses them '
                      '(SampleFrames, WholeVideoSampleFrames).')
@@ -107,8 +163,9 @@ def clip_size(pipeline: Sequence[Any]) -> ClipSize:
     return ClipSize(frames, height, width)
 
 
-def _check_dataset(cfg: Any, key: str, num_classes: Optional[int], labelled: bool, options: DataOptions,
-                   problems: Problems) -> Optional[List[Entry]]:
+def _check_dataset(cfg: Any, key: str, model: Model, labelled: bool, options: DataOptions, batch_size: Any,
+                   problems: Problems) -> Optional[Listed]:
+    num_classes = model.num_classes
     cls = find_class(DATASETS, cfg, key, problems)
     if cls is None:
         return None
@@ -125,11 +182,40 @@ def _check_dataset(cfg: Any, key: str, num_classes: Optional[int], labelled: boo
     if form is None:
         problems.notes.append(f'{key}: lines of a {cfg["type"]} are read by the data set itself')
         return None
-    return _check_list(cfg, key, form, num_classes, labelled, options, problems)
+    listed = _check_list(cfg, key, form, num_classes, labelled, options, problems)
+    if listed is None:
+        return None
+    entries, folder, samples = listed
+    start = cfg.get('start_index', 1 if form.frames else 0)
+    before, packed = len(problems), []
+    if isinstance(cfg.get('pipeline'), (list, tuple)) and not any(f'{key}.pipeline' in found.key for found in problems):
+        packed = try_pipeline(cfg['pipeline'], samples, start, f'{key}.pipeline', problems)
+    if len(problems) == before:
+        check_packed(packed, batch_size, model.volumes, model.channels, f'{key}.pipeline', problems)
+    return Listed(entries, form.multi_class, packed, folder)
+
+
+def _samples(entries: List[Entry], folder: str, cfg: dict, form: Any, path: str, key: str,
+             problems: Problems) -> List[Sample]:
+    """Sizes of the frames of a few files of a list."""
+    ends = ends_of(entries)
+    if not form.frames:
+        return probe_videos([(entry.line, os.path.join(folder, entry.path)) for entry in ends], path, form.tolerant,
+                            f'{key}.data_prefix.video', problems)
+    check_frames(ends, folder, cfg, form, path, key, problems)
+    samples = []
+    for entry in ends:
+        first = cfg.get('start_index', 1) + (entry.part[0] if form.offset else 0)
+        template = cfg.get('filename_tmpl', 'img_{:05}.jpg')
+        name = frame_name(template, first, 'RGB') if isinstance(template, str) else None
+        image = cv2.imread(os.path.join(folder, entry.path, name)) if name is not None else None
+        if image is not None:
+            samples.append(Sample(os.path.join(folder, entry.path), image.shape[1], image.shape[0], entry.part[-1]))
+    return samples
 
 
 def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labelled: bool, options: DataOptions,
-                problems: Problems) -> Optional[List[Entry]]:
+                problems: Problems) -> Optional[Tuple[List[Entry], str, List[Sample]]]:
     own = cfg.get('num_classes')
     if form.multi_class and not _whole(own, 1):
         problems.add(f'{key}.num_classes', f'multi_class=True needs the number of classes here too, got {own!r}.')
@@ -157,12 +243,15 @@ def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labe
         problems.add(f'{key}.pipeline.{place}', f'{other} reads {"video files" if form.frames else "folders of frames"}'
                      f', and {cfg["type"]} has {"folders of frames" if form.frames else "video files"}. Use '
                      f'{"RawFrameDecode" if form.frames else "DecordInit and DecordDecode"}, or the other data set.')
+    before = len(problems)
     entries = read_list(path, form, f'{key}.ann_file', problems, num_classes, labelled, options.duplicates)
     indices = cfg.get('indices')
     if isinstance(indices, int) and entries and abs(indices) > len(entries):
         problems.add(f'{key}.indices', f'{indices}, and {path} has {len(entries)} lines.')
     folder = prefixes[prefix_key]
     folder = joined(cfg.get('data_root'), folder) if folder is not None else ''
+    files_from = len(problems)
+    samples: List[Sample] = []
     if '://' not in folder:
         check_files(entries, folder, form, path, f'{key}.data_prefix.{prefix_key}', problems)
     if options.confine_paths:
@@ -174,16 +263,20 @@ def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labe
                 entry, text = outside[0]
                 problems.add(f'{key}.ann_file', f'{path}, line {entry.line}: {text} ({len(outside)} such lines.) '
                              'Take them out; or, if the place is meant, name its folder too: confine_paths=[...].')
-    return entries
+    # not before it is known that none of them may not be opened
+    whole = len(problems) == (before if form.frames else files_from)
+    if whole and '://' not in folder and not getattr(form, 'packed', False):
+        samples = _samples(entries, folder, cfg, form, path, key, problems)
+    return entries, folder, samples
 
 
-def check_loader(cfg: Any, key: str, num_classes: Optional[int], labelled: bool, options: DataOptions,
-                 problems: Problems) -> Dict[str, ClipSize]:
-    """Check a data loader; returns the clip size of each of its pipelines by key."""
+def check_loader(cfg: Any, key: str, model: Model, labelled: bool, options: DataOptions,
+                 problems: Problems) -> Optional[Loader]:
+    """Check a data loader; returns what it gives, None if it is no data loader."""
     if not isinstance(cfg, dict) or 'dataset' not in cfg:
         problems.add(key, f'must be a dict with dataset, batch_size, num_workers and sampler, got '
                      f'{sorted(cfg) if isinstance(cfg, dict) else cfg!r}.')
-        return {}
+        return None
     if not _whole(cfg.get('batch_size'), 1) and 'batch_sampler' not in cfg:
         problems.add(f'{key}.batch_size', f'must be a positive whole number, got {cfg.get("batch_size")!r}.')
     workers = cfg.get('num_workers', 0)
@@ -193,14 +286,43 @@ def check_loader(cfg: Any, key: str, num_classes: Optional[int], labelled: bool,
         problems.add(f'{key}.persistent_workers', 'True needs workers, and num_workers is 0. Set it to False.')
     if isinstance(cfg.get('sampler'), dict):
         find_class(DATA_SAMPLERS, cfg['sampler'], f'{key}.sampler', problems)
+    check_wrapper(cfg['dataset'], f'{key}.dataset', problems)
     sizes: Dict[str, ClipSize] = {}
+    views: Dict[str, int] = {}
+    found: Dict[str, Optional[Listed]] = {}
     for dataset, where in datasets_of(cfg['dataset'], f'{key}.dataset'):
-        _check_dataset(dataset, where, num_classes, labelled, options, problems)
-        if not isinstance(dataset, dict):
-            continue
-        size = clip_size(dataset.get('pipeline') or ())
+        listed = _check_dataset(dataset, where, model, labelled, options, cfg.get('batch_size'), problems)
+        found[where] = listed
+        if not isinstance(dataset, dict) or any(f'{where}.pipeline' in problem.key for problem in problems):
+            continue  # no clip that the network could be tried with
+        pipeline = dataset.get('pipeline') or ()
+        size = clip_size(pipeline)
         if dataset.get('type') == 'VideoMNIST':
             side = dataset.get('size', 28)
             size = ClipSize(dataset.get('num_frames', 30), side, side)
+        shapes = [packed.shape for packed in listed.packed] if listed is not None else []
+        if shapes and model.volumes and len(shapes[0]) == 5:
+            size = ClipSize(*shapes[0][2:])
+            views[f'{where}.pipeline'] = shapes[0][0]
+        else:
+            views[f'{where}.pipeline'] = views_of(pipeline)
         sizes[f'{where}.pipeline'] = size
-    return sizes
+    known = [listed for listed in found.values() if listed is not None]
+    whole = bool(known) and len(known) == len(found)
+    samples = samples_of(cfg['dataset'], {where: len(listed.entries) if listed is not None and listed.entries else None
+                                          for where, listed in found.items()}, f'{key}.dataset')
+    return Loader(
+        sizes, views, samples, any(listed.multi_class for listed in known) if whole else None,
+        {label for listed in known for entry in listed.entries for label in entry.labels} if whole else None,
+        {(os.path.join(listed.folder, entry.path), entry.part) for listed in known for entry in listed.entries}
+        if whole else None)
+
+
+def views_of(pipeline: Sequence[Any]) -> int:
+    """Clips of one sample, by the settings."""
+    views = 1
+    for cfg in pipeline:
+        if isinstance(cfg, dict):
+            views *= cfg['num_clips'] if _whole(cfg.get('num_clips'), 1) else 1
+            views *= dict(ThreeCrop=3, TenCrop=10).get(str(cfg.get('type')), 1)
+    return views

@@ -188,6 +188,11 @@ def read_list(path: str, form: ListForm, key: str, problems: Problems, num_class
     return entries
 
 
+def ends_of(entries: List[Entry]) -> List[Entry]:
+    """The first and the last few entries."""
+    return entries[:LOOKED_FOR] + entries[max(LOOKED_FOR, len(entries) - LOOKED_FOR):]
+
+
 def check_files(entries: List[Entry], folder: str, form: ListForm, list_path: str, key: str,
                 problems: Problems) -> None:
     """Look for the first and the last few files of a list; a tolerant data set needs any of them."""
@@ -197,7 +202,7 @@ def check_files(entries: List[Entry], folder: str, form: ListForm, list_path: st
         problems.add(key, f'there is no folder {folder}. Put the {"frames" if form.frames else "videos"} there, or set '
                      f'the path: --cfg-options {key}=FOLDER.')
         return
-    ends = entries[:LOOKED_FOR] + entries[max(LOOKED_FOR, len(entries) - LOOKED_FOR):]
+    ends = ends_of(entries)
     missing = [(entry, path) for entry in ends for path in [os.path.join(folder, entry.path)]
                if not (os.path.isdir(path) if form.frames else os.path.isfile(path))]
     if form.tolerant and len(missing) < len(ends):

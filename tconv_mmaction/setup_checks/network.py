@@ -10,12 +10,13 @@ import torch
 from mmaction.models.recognizers import Recognizer3D
 from mmaction.registry import MODELS
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from .data import ClipSize
 from .problems import Problems, build, explained, find_class
+from .schedules import RunLength, check_schedules
 
 PARTS = ('backbone', 'neck', 'cls_head', 'data_preprocessor')
 
@@ -145,7 +146,7 @@ def check_model(model: nn.Module, cfg: dict, sizes: Dict[str, ClipSize], problem
 
 # -- optimizer --------------------------------------------------------------------------------------------------------
 
-def check_optimizer(cfg: Any, model: nn.Module, schedulers: Any, problems: Problems) -> None:
+def check_optimizer(cfg: Any, model: nn.Module, schedulers: Any, length: RunLength, problems: Problems) -> None:
     """Types, arguments, names of parameters, learning rate schedules."""
     if not isinstance(cfg, dict) or not isinstance(cfg.get('optimizer'), dict):
         problems.add('optim_wrapper', f'must be dict(type=\'OptimWrapper\', optimizer=dict(type=..., lr=...)), got '
@@ -177,17 +178,7 @@ def check_optimizer(cfg: Any, model: nn.Module, schedulers: Any, problems: Probl
     with problems.noted('optim_wrapper', f'{cfg["optimizer"]["type"]}: '):
         if cfg.get('type', 'OptimWrapper') in ('OptimWrapper', 'AmpOptimWrapper'):
             wrapper = build_optim_wrapper(model, dict(plain, type='OptimWrapper'))
-    entries = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers] if schedulers else []
-    for i, entry in enumerate(entries):
-        key = f'param_scheduler.{i}'
-        if find_class(PARAM_SCHEDULERS, entry, key, problems) is None or wrapper is None:
-            continue
-        begin, end = entry.get('begin', 0), entry.get('end')
-        if end is not None and begin >= end:
-            problems.add(f'{key}.end', f'{end} must be greater than begin={begin}.')
-            continue
-        plain = {name: value for name, value in entry.items() if name != 'convert_to_iter_based'}
-        build(PARAM_SCHEDULERS, plain, key, problems, optimizer=wrapper)
+    check_schedules(schedulers, wrapper, length, problems)
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

@@ -31,11 +31,21 @@ class Problem(NamedTuple):
 
 
 class Problems(List[Problem]):
-    """Collects mistakes, so that a user reads all of them at once. ``notes`` holds what could not be checked."""
+    """Collects mistakes, so that a user reads all of them at once.
+
+    ``warnings`` holds what runs to its end and is probably not meant, ``notes`` what could not be checked.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.notes: List[str] = []
+        self.warnings: List[Problem] = []
+
+    def warn(self, key: str, text: str) -> None:
+        """Something that does not stop a run: it would go on with a number that nobody wanted."""
+        problem = Problem(key, text)
+        if problem not in self.warnings:
+            self.warnings.append(problem)
 
     def add(self, key: str, text: str) -> None:
         problem = Problem(key, text)

@@ -1,5 +1,7 @@
 """Loops, hooks and metrics of a config: names, arguments, and quantities that somebody waits for."""
+import difflib
 import inspect
+import os
 from typing import Any, List, Optional, Set
 
 from mmaction.registry import HOOKS, METRICS
@@ -7,6 +9,13 @@ from mmengine.registry import LOOPS
 
 from .problems import Problems, build, check_names, find_class
 
+# what a Runner reads of a config
+KEYS = ('model', 'work_dir', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg',
+        'test_cfg', 'auto_scale_lr', 'optim_wrapper', 'param_scheduler', 'val_evaluator', 'test_evaluator',
+        'default_hooks', 'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg',
+        'log_processor', 'log_level', 'visualizer', 'default_scope', 'randomness', 'experiment_name', 'compile',
+        'efficient_conv_bn_eval', 'activation_checkpointing')
+BASIC = ('self', 'runner', 'dataloader', 'evaluator')  # what the Runner gives to every loop
 ACCURACY_KEYS = dict(top_k_accuracy='top{}', mean_class_accuracy='mean1')
 
 
@@ -15,14 +24,44 @@ def check_loop(cfg: Any, key: str, problems: Problems) -> None:
     if not isinstance(cfg, dict):
         problems.add(key, f'must be a dict such as dict(type=\'EpochBasedTrainLoop\', max_epochs=...), got {cfg!r}.')
         return
-    if 'type' in cfg:
-        find_class(LOOPS, cfg, key, problems)
+    loop = find_class(LOOPS, cfg, key, problems) if 'type' in cfg else None
+    taken = {name: parameter.kind for base in getattr(loop, '__mro__', ()) if '__init__' in vars(base)
+             and base is not object for name, parameter in inspect.signature(base.__init__).parameters.items()}
+    if taken and inspect.Parameter.VAR_KEYWORD not in taken.values():
+        known = list(taken)
+        for name in set(cfg) - {'type', 'by_epoch', *known}:
+            near = difflib.get_close_matches(name, known, n=1)
+            problems.add(f'{key}.{name}', f'{loop.__name__} has no argument {name!r}.'
+                         f'{f" Did you mean {near[0]!r}?" if near else f" It has {sorted(set(known) - set(BASIC))}."}')
     for name in ('max_epochs', 'max_iters', 'val_interval'):
         value = cfg.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             problems.add(f'{key}.{name}', f'must be a positive whole number, got {value!r}.')
     if key == 'train_cfg' and cfg.get('max_epochs') is None and cfg.get('max_iters') is None:
         problems.add(key, f'says neither max_epochs nor max_iters: {dict(cfg)}.')
+
+
+def check_names_of_keys(cfg: Any, problems: Problems) -> None:
+    """Keys of the config that are nearly one of the Runner's, which would be ignored."""
+    for name in cfg:
+        if name not in KEYS and not name.startswith('_'):
+            near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.9)
+            if near and isinstance(cfg.get(name), (dict, list)):
+                problems.warn(name, f'is no key of MMEngine, and nothing reads it. Did you mean {near[0]!r}?')
+
+
+def check_work_dir(path: Any, problems: Problems) -> None:
+    """That something can be written there."""
+    if not isinstance(path, str) or not path:
+        return
+    place = os.path.abspath(path)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        problems.add('work_dir', f'{path}: {place} is a file, so no folder can be there. Give another one: --work-dir '
+                     'FOLDER.')
+    elif not os.access(place, os.W_OK | os.X_OK):
+        problems.add('work_dir', f'{path}: this user may not write into {place}. Give another one: --work-dir FOLDER.')
 
 
 def metrics_of(evaluator: Any) -> List[dict]:

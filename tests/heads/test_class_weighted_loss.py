@@ -41,3 +41,22 @@ def test_errors(ann_file, tmp_path):
         balanced_class_weights(ann_file, 2)
     with pytest.raises(ValueError, match="line 1: 'a.mp4 0' is no label"):
         balanced_class_weights(ann_file, 3, delimiter=';')
+
+
+@pytest.mark.parametrize('text, words', [
+    ('a.mp4 0 2\nb.mp4 1\n', "line 1: 3 entries, 'a.mp4 0 2'"), ('a.mp4 0\nb.mp4 1 2\n', 'line 2: 3 entries'),
+    ('a 30 0\nb 30 1 2\n', "line 2: 4 entries, 'b 30 1 2', and 3 on the lines before"), ('a 0 30 1 2\n', 'line 1: 5'),
+    ('A.AVI 0 1\n', 'line 1: 3'), ('a.webm 0 1 2\n', 'line 1: 4')])
+def test_several_labels_on_a_line_are_refused(text, words, tmp_path):
+    """Only the last one was counted, in silence."""
+    (tmp_path / 'list.txt').write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        balanced_class_weights(tmp_path / 'list.txt', 3)
+    assert 'BCELossWithLogits' in str(caught.value)
+
+
+def test_folders_of_frames_have_their_counts_before_the_label(tmp_path):
+    (tmp_path / 'list.txt').write_text('a 30 0\nb 30 1\nc 30 1\n')
+    assert balanced_class_weights(tmp_path / 'list.txt', 2) == [1.5, 0.75]
+    (tmp_path / 'list.txt').write_text('a 0 30 0\nb 5 30 1\nc 9 30 1\n')
+    assert balanced_class_weights(tmp_path / 'list.txt', 2) == [1.5, 0.75]

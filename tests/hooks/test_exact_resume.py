@@ -373,6 +373,35 @@ def test_loops_of_iterations_resume_in_the_middle(sampler, workers, kill, tmp_pa
     assert different(result(run, tmp_path / 'b'), expected) == []
 
 
+def progress_in_best(folder):
+    """{best checkpoint: (epoch, iteration) of its message hub}."""
+    hubs = {path.name: torch.load(path, weights_only=True)['message_hub']['runtime_info']
+            for path in folder.glob('best_*.pth')}
+    return {name: (info['epoch'], info['iter']) for name, info in hubs.items()}
+
+
+@pytest.mark.parametrize('kill', [('epoch saved', 1), ('validation', 1), ('validated', 1, 'HIGHEST')],
+                         ids=lambda kill: kill[0])
+def test_the_best_checkpoint_of_a_validation_made_up_for_says_when_it_was(kill, tmp_path):
+    """By hand: in the validation after epoch 1 of 4 iterations the hub is at epoch 0, iteration 3, counted from 0."""
+    once = dict(train_cfg=dict(by_epoch=True, max_epochs=1))
+    assert train(tmp_path, kill=kill, **once) is None and progress_in_best(tmp_path) == {}
+    train(tmp_path, resume=True, **once)
+    assert progress_in_best(tmp_path) == {'best_score_epoch_1.pth': (0, 3)}
+
+
+def test_the_best_checkpoint_of_a_loop_of_iterations_says_when_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, 'sleep', lambda seconds: None)
+    changes = dict(
+        train_cfg=dict(by_epoch=False, max_iters=3, val_interval=3),
+        default_hooks=dict(checkpoint=dict(
+            type='CheckpointHook', interval=3, by_epoch=False, save_best='score', rule='less')),
+        log_processor=dict(by_epoch=False))
+    assert train(tmp_path, kill=('validation', 3), **changes) is None and progress_in_best(tmp_path) == {}
+    train(tmp_path, resume=True, **changes)
+    assert progress_in_best(tmp_path) == {'best_score_iter_3.pth': (0, 2)}
+
+
 # ---- what is not exact is said ----
 
 def in_the_middle(folder, **changes):

@@ -166,6 +166,18 @@ def test_iterations(tmp_path):
     assert {line['step'] for line in lines(tmp_path) if SCALARS & set(line) and 'lr' not in line} == {4, 8, 10}
 
 
+@pytest.mark.parametrize('interval, iterations', [(1, (3, 6, 8)), (2, (6, 8)), (5, (8, ))])
+def test_epochs_of_a_loop_of_iterations_are_passes_over_the_data(interval, iterations, tmp_path):
+    """Six samples in batches of two: a pass is 3 iterations; 8 iterations in all, and the end is always recorded."""
+    runner, said = build(tmp_path, dict(interval=interval, figures=False), iters=8), []
+    runner.logger.info = said.append
+    runner.train()
+    assert sorted(os.listdir(tmp_path / 'temporal_params')) == sorted(
+        f'iter_{i}.{kind}' for i in iterations for kind in ('csv', 'npz'))
+    assert any(f'interval={interval} is taken as passes over the data, so a record is made every {3 * interval} iter'
+               in line for line in said)
+
+
 def test_resume_neither_duplicates_nor_loses(tmp_path):
     whole, broken = tmp_path / 'whole', tmp_path / 'broken'
     hook = dict(interval=1, figures=False)
@@ -229,8 +241,6 @@ def test_wrong_settings(tmp_path):
             TemporalParamsHook(interval=interval)
     with pytest.raises(ValueError, match='filters must be a positive number .* got 0'):
         TemporalParamsHook(filters=0)
-    with pytest.raises(ValueError, match='interval=1 counts epochs, and IterBasedTrainLoop has none.*by_epoch=False'):
-        build(tmp_path, dict(interval=1), iters=4).train()
     with pytest.raises(ValueError, match=r"filters names the layer 'conv9'; the Conv3T layers .* \['conv'\]"):
         build(tmp_path, dict(filters=[('conv9', 0)])).train()
     with pytest.raises(IndexError, match='channel 7 of a layer with 2'):

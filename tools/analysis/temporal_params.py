@@ -22,7 +22,7 @@ import tconv_mmaction  # noqa: F401  first: mmaction2 and old checkpoints load o
 # isort: split
 import pandas as pd
 from mmaction.registry import MODELS
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
@@ -42,6 +42,7 @@ from tconv_mmaction.interpret import (
 )
 from tconv_mmaction.interpret.model_motion import is_fitted, to_show
 from tconv_mmaction.utils import atomic_write_text
+from tconv_mmaction.utils.config_file import read_config
 
 CONFIG_ENDINGS = ('.py', '.json', '.yml', '.yaml')
 
@@ -72,7 +73,7 @@ def load_model(config: str, checkpoint: str, options: Dict, fit: bool = False) -
         ValueError: if the temporal parameters of model and checkpoint are not the same; other keys that do not fit
             are logged by MMEngine, as everywhere.
     """
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     if options:
         cfg.merge_from_dict(options)
     init_default_scope(cfg.get('default_scope', 'mmaction'))

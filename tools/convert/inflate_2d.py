@@ -11,13 +11,14 @@ import sys
 
 import torch
 from mmaction.registry import MODELS
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 
 import tconv_mmaction
 from tconv_mmaction.backbones.inflation import inflate_state_dict, is_2d, read_state_dict
 from tconv_mmaction.cli.mistakes import exit_code
 from tconv_mmaction.utils.atomic import atomic_write_bytes
+from tconv_mmaction.utils.config_file import read_config
 
 
 def parse_args(argv=None):
@@ -34,7 +35,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    config = Config.fromfile(args.config)
+    config = read_config(args.config)
     config.merge_from_dict(args.cfg_options or {})
     init_default_scope('mmaction')
     backbone = MODELS.build({**config.model.backbone, 'pretrained': None})

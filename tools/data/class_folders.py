@@ -13,6 +13,7 @@ that are no videos by their ending are named, and a class that cannot fill all t
 import argparse
 import os
 import random
+import shlex
 import sys
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def main(argv=None) -> int:
     print(f'{len(classes)} classes: ' + ', '.join(f'{name} ({len(v)})' for name, v in classes.items()))
     print(f'{out}: ' + ', '.join(f'{part}.txt {len(lines)}' for part, lines in lists.items()) + ', classes.txt')
     if args.config is not None:
-        print(f'train with: python tools/train.py {args.config}')
+        print(f'train with: python tools/train.py {shlex.quote(str(args.config))}')
     return 0
 
 

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.cli.video_lists import check_complete, write_lists
 from tconv_mmaction.utils.text_files import read_lines, read_text
 
 SPLITS = dict(train='jester-v1-train.csv', val='jester-v1-validation.csv')
@@ -89,22 +89,12 @@ def main(argv=None) -> int:
                        for video, label in read_split(args.folder / name, labels)]
             lists[split] = [f'{video} {frames} {label}\n' for video, frames, label in counted if frames]
             missing += [f'{split} {video}' for video, frames, _ in counted if not frames]
-        if missing and not args.allow_missing:
-            raise ValueError(f'{len(missing)} videos have no frames below {args.frames}: {", ".join(missing[:8])}'
-                             f'{", ..." if len(missing) > 8 else ""}. Nothing was written. Extract all archives, or '
-                             'leave them out with --allow-missing.')
-        empty = [split for split, lines in lists.items() if not lines]
-        if empty:
-            raise ValueError(f'no video of {", ".join(empty)} has frames below {args.frames}. Nothing was written.')
+        check_complete(lists, missing, args.allow_missing, f'have no frames below {args.frames}',
+                       f'has frames below {args.frames}', 'Extract all archives')
     except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    atomic_write_text(out / 'classes.txt', ''.join(f'{name}\n' for name in labels))
-    for split, lines in lists.items():
-        atomic_write_text(out / f'jester_{split}_list_rawframes.txt', ''.join(lines))
-        print(f'{out}/jester_{split}_list_rawframes.txt: {len(lines)} videos, {len(labels)} classes')
-    for video in missing:
-        print(f'left out, no frames: {video}')
+    write_lists(out, labels, lists, 'jester_{split}_list_rawframes.txt', missing, 'no frames')
     return 0
 
 

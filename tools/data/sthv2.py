@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.cli.video_lists import check_complete, write_lists
 from tconv_mmaction.utils.text_files import parse_label, read_json
 
 SPLITS = dict(train='train', val='validation')
@@ -92,22 +92,12 @@ def main(argv=None) -> int:
                        read_split(find_json(args.folder, name), labels)]
             lists[split] = [f'{video} {label}\n' for video, label in entries if video in there]
             missing += [f'{split} {video}' for video, _ in entries if video not in there]
-        if missing and not args.allow_missing:
-            raise ValueError(f'{len(missing)} videos are not in {args.videos}: {", ".join(missing[:8])}'
-                             f'{", ..." if len(missing) > 8 else ""}. Nothing was written. Extract all archives (or '
-                             'name another --ending), or leave them out with --allow-missing.')
-        empty = [split for split, lines in lists.items() if not lines]
-        if empty:
-            raise ValueError(f'no video of {", ".join(empty)} is in {args.videos}. Nothing was written.')
+        check_complete(lists, missing, args.allow_missing, f'are not in {args.videos}', f'is in {args.videos}',
+                       'Extract all archives (or name another --ending)')
     except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    atomic_write_text(out / 'classes.txt', ''.join(f'{name}\n' for name in sorted(labels, key=labels.get)))
-    for split, lines in lists.items():
-        atomic_write_text(out / f'sthv2_{split}_list_videos.txt', ''.join(lines))
-        print(f'{out}/sthv2_{split}_list_videos.txt: {len(lines)} videos, {len(labels)} classes')
-    for video in missing:
-        print(f'left out, no file: {video}')
+    write_lists(out, sorted(labels, key=labels.get), lists, 'sthv2_{split}_list_videos.txt', missing, 'no file')
     return 0
 
 

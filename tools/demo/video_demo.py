@@ -22,13 +22,14 @@ import matplotlib
 import numpy as np
 import torch
 from mmaction.apis import ActionRecogInferencer
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from PIL import Image, ImageDraw, ImageFont
 
 from tconv_mmaction.cli.mistakes import exit_code
 from tconv_mmaction.interpret.access.clips import class_names, load_recognizer
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.browser_video import CODECS, write_video
+from tconv_mmaction.utils.config_file import read_config
 
 INK, PAPER, BAR = (255, 255, 255), (20, 20, 20), (190, 95, 20)
 
@@ -145,7 +146,7 @@ def main(argv=None):
     except (decord.DECORDError, RuntimeError) as error:
         raise ValueError(f'{args.video} cannot be decoded: {error}') from error
     load_recognizer(args.config, args.checkpoint, 'cpu', args.cfg_options)  # says what does not fit
-    config = Config.fromfile(args.config)
+    config = read_config(args.config)
     config.merge_from_dict(args.cfg_options)
     inferencer = ActionRecogInferencer(config, args.checkpoint, args.device, input_format='array')
     inferencer.show_progress = False

@@ -17,13 +17,14 @@ import warnings
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from torch import Tensor, nn
 
 import tconv_mmaction  # noqa: F401  registers the networks
 from tconv_mmaction.cli.mistakes import exit_code
 from tconv_mmaction.layers import switch_to_deploy
 from tconv_mmaction.utils.atomic import atomic_write_bytes
+from tconv_mmaction.utils.config_file import read_config
 
 FORMATS = {'.onnx': 'onnxruntime', '.pt2': 'torch.export.load'}  # ending of the file -> what must agree with the net
 
@@ -92,7 +93,7 @@ def load(args):
     from mmaction.registry import MODELS
     from mmengine.registry import init_default_scope
     from mmengine.runner.checkpoint import CheckpointLoader
-    config = Config.fromfile(args.config)
+    config = read_config(args.config)
     config.merge_from_dict(args.cfg_options or {})
     init_default_scope(config.get('default_scope', 'mmaction'))
     if config.model.get('backbone', {}).get('pretrained'):

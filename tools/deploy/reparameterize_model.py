@@ -25,6 +25,7 @@ from tconv_mmaction.cli.mistakes import exit_code
 from tconv_mmaction.layers import DeployedConv3d, switch_to_deploy
 from tconv_mmaction.utils import atomic_write_text
 from tconv_mmaction.utils.atomic import atomic_write_bytes
+from tconv_mmaction.utils.config_file import read_config
 
 FUSED_TYPES = {'MultiBranchConv3d': DeployedConv3d, 'Conv3T': nn.Conv3d}  # type in a config -> what it is when fused
 # entries of a training checkpoint that belong to the parameters before fusing
@@ -79,7 +80,7 @@ def main(argv=None):
     from mmaction.registry import MODELS
     from mmengine.registry import init_default_scope
     from mmengine.runner.checkpoint import CheckpointLoader
-    config = Config.fromfile(args.config_path)
+    config = read_config(args.config_path)
     config.merge_from_dict(args.cfg_options or {})
     init_default_scope(config.get('default_scope', 'mmaction'))
     if config.model.get('backbone', {}).get('pretrained'):

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import mmengine
 import numpy as np
@@ -50,16 +50,21 @@ TARGETS = {'checkpoint': 'epoch_', 'best checkpoint': 'best_', 'last_checkpoint'
            'dump of temporal parameters': 'epoch_'}
 
 
+ITERATIONS = 4  # of an epoch of the training below
+
+
 class Plan(NamedTuple):
     """How a life ends: ``delay`` seconds after so many iterations of its own (None: after its start), or in a write.
 
-    A write that does not come within three epochs (a best checkpoint) is not waited for.
+    A write that does not come within three epochs (a best checkpoint) is not waited for. No life passes the iteration
+    ``latest`` of the whole training, counted from 0: the training would be over before its other kills.
     """
     delay: Optional[float] = None
     iterations: Optional[int] = None
     target: str = ''
     moment: str = ''
     skip: int = 0
+    latest: Optional[int] = None
 
 
 class Board:
@@ -79,15 +84,17 @@ class Board:
 
 
 class BoardHook(Hook):
-    """Tells the board how far the training is."""
+    """Tells the board how far the training is, and lets it get no further than planned."""
 
     priority = 'HIGHEST'
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
+    def __init__(self, board: Board, latest: Optional[int]) -> None:
+        self.board, self.latest = board, latest
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.board.write('training', runner.epoch, runner.iter)
+        if self.latest is not None and runner.iter >= self.latest:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def before_val_epoch(self, runner: Runner) -> None:
         self.board.write('validation', runner.epoch, runner.iter)
@@ -212,7 +219,7 @@ def live(config: Config, board: Board, plan: Plan, log: Path) -> None:
         # two lives within a second would share the folder of their logs
         config.experiment_name = f'life_{os.getpid()}'
         runner = Runner.from_cfg(config)
-        runner.register_hook(BoardHook(board))
+        runner.register_hook(BoardHook(board, plan.latest))
         runner.train()
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -249,12 +256,19 @@ def run_life(config: Config, plan: Plan, log: Path) -> Dict[str, Any]:
             status = os.waitpid(child, 0)[1]
             break
         time.sleep(0.002)
-    return dict(board.read(), seconds=round(time.monotonic() - started, 2), code=os.waitstatus_to_exitcode(status),
-                where=plan.moment if deadline is None else 'a random moment')
+    last = board.read()
+    in_write = plan.target == last['phase'] and deadline is None
+    return dict(last, seconds=round(time.monotonic() - started, 2), code=os.waitstatus_to_exitcode(status),
+                where=plan.moment if in_write else 'a random moment')
 
 
-def make_plans(kills: int, seed: int) -> List[Plan]:
-    """Half of the kills at random moments, half at places inside writes, every place in turn, in random order."""
+def make_plans(kills: int, seed: int, epochs: int) -> List[Plan]:
+    """Half of the kills at random moments, half at places inside writes, every place in turn, in random order.
+
+    An epoch is left for every kill that is still to come, so ``epochs`` must be more than ``kills``.
+    """
+    if epochs <= kills:
+        raise ValueError(f'{kills} kills need at least {kills + 1} epochs, got {epochs}.')
     rng = random.Random(seed)
     places = [Plan(target=target, moment=moment, skip=0 if target == 'best checkpoint' else rng.randrange(2))
               for moment, target in itertools.product(MOMENTS, TARGETS)]
@@ -264,7 +278,9 @@ def make_plans(kills: int, seed: int) -> List[Plan]:
     plans = [next(in_turn) if number % 2 else Plan(delay=rng.uniform(0, 0.2), iterations=rng.randrange(7))
              for number in range(kills)]
     plans[0] = Plan(delay=0.3)  # before the first iteration
-    return plans
+    latest = random.Random(-1 - seed)  # draws of its own: what a seed draws above stays what it was
+    return [plan._replace(latest=ITERATIONS * (epochs - kills + number) + latest.randrange(ITERATIONS))
+            for number, plan in enumerate(plans)]
 
 
 def differences(one: Any, other: Any, name: str = '') -> List[str]:
@@ -345,18 +361,44 @@ def summary(table: pd.DataFrame, compared: List[Dict[str, Any]], options: argpar
     return '\n'.join(lines)
 
 
+def train_whole(work: Path, epochs: int, exact: bool = True) -> Path:
+    """The training in one piece, in ``work``/whole."""
+    whole = work / 'whole'
+    life = run_life(make_config(whole, epochs, 0, False, False, exact), Plan(), work / 'whole.log')
+    if life['code'] != 0:
+        raise RuntimeError(f'The uninterrupted training failed:\n{(work / "whole.log").read_text()[-3000:]}')
+    print(f'uninterrupted: {life["seconds"]} s', flush=True)
+    return whole
+
+
+def train_killed(work: Path, epochs: int, plans: List[Plan], exact: bool = True) -> Tuple[Path, List[Dict[str, Any]]]:
+    """The training in many lives, in ``work``/killed, and one row for each kill."""
+    killed, log = work / 'killed', work / 'killed.log'
+    workers = itertools.cycle([(0, False), (2, False), (3, True)])
+    rows: List[Dict[str, Any]] = []
+    for plan, (count, persistent) in zip([*plans, Plan()], workers):
+        life = run_life(make_config(killed, epochs, count, persistent, True, exact), plan, log)
+        if life['code'] != (-signal.SIGKILL if len(rows) < len(plans) else 0):
+            raise RuntimeError(f'A life ended by itself with {life["code"]}, after {len(rows)} of {len(plans)} kills:\n'
+                               f'{log.read_text()[-3000:]}')
+        if len(rows) < len(plans):
+            rows.append(dict(kill=len(rows) + 1, phase=life['phase'], where=life['where'], epoch=life['epoch'] + 1,
+                             iteration=life['iteration'] + 1, age_s=life['seconds'], workers=count))
+    return killed, rows
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('--out-dir', type=Path, required=True, help='folder for kills.csv and kills.md')
     parser.add_argument('--work-dir', type=Path, help='keep both runs there; must be empty (default: temporary)')
     parser.add_argument('--kills', type=int, default=24)
-    parser.add_argument('--epochs', type=int, default=40, help='must last for all kills')
+    parser.add_argument('--epochs', type=int, default=40, help='more than there are kills')
     parser.add_argument('--seed', type=int, default=0, help='draws the moments of the kills')
     parser.add_argument('--control', action='store_true',
                         help='without ExactResumeHook: shows that the comparison notices what it is for')
     options = parser.parse_args(argv)
-    if options.kills < 1 or options.epochs < 2:
-        parser.error('--kills must be at least 1 and --epochs at least 2.')
+    if options.kills < 1 or options.epochs <= options.kills:
+        parser.error('--kills must be at least 1, and --epochs more than --kills: each kill needs one to fall into.')
     if not hasattr(os, 'fork'):
         parser.error('This needs os.fork, which this system does not have.')
     started = time.monotonic()
@@ -367,31 +409,9 @@ def main(argv: Optional[List[str]] = None) -> int:
             parser.error(f'--work-dir {work} is not empty.')
         work = work.resolve()
         work.mkdir(parents=True, exist_ok=True)
-        whole, killed = work / 'whole', work / 'killed'
-        config = make_config(whole, options.epochs, 0, False, False, not options.control)
-        life = run_life(config, Plan(), work / 'whole.log')
-        if life['code'] != 0:
-            raise RuntimeError(f'The uninterrupted training failed:\n{(work / "whole.log").read_text()[-3000:]}')
-        print(f'uninterrupted: {life["seconds"]} s', flush=True)
-        workers = itertools.cycle([(0, False), (2, False), (3, True)])
-        plans, rows = make_plans(options.kills, options.seed), []
-        while True:
-            plan = plans[len(rows)] if len(rows) < len(plans) else Plan()
-            count, persistent = next(workers)
-            config = make_config(killed, options.epochs, count, persistent, True, not options.control)
-            life = run_life(config, plan, work / 'killed.log')
-            if life['code'] == 0:
-                break
-            if life['code'] != -signal.SIGKILL:
-                log = (work / 'killed.log').read_text()[-3000:]
-                raise RuntimeError(f'A life ended by itself with {life["code"]}:\n{log}')
-            rows.append(dict(kill=len(rows) + 1, phase=life['phase'], where=life['where'],
-                             epoch=life['epoch'] + 1, iteration=life['iteration'] + 1, age_s=life['seconds'],
-                             workers=count))
-            print(rows[-1], flush=True)
-        if len(rows) < options.kills:
-            raise RuntimeError(f'The training was over after {len(rows)} of {options.kills} kills. Give it more than '
-                               f'--epochs {options.epochs}.')
+        whole = train_whole(work, options.epochs, not options.control)
+        killed, rows = train_killed(work, options.epochs, make_plans(options.kills, options.seed, options.epochs),
+                                    not options.control)
         compared = compare(whole, killed)
         last = contents(killed / f'epoch_{options.epochs}.pth')
         table = pd.DataFrame(rows)

@@ -7,7 +7,7 @@ model = dict(
     cls_head=dict(num_classes=2))
 
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=2e-4))
-param_scheduler = [dict(type='CosineAnnealingLR', T_max=30, eta_min=0, by_epoch=True)]
+param_scheduler = [dict(type='CosineAnnealingLR', eta_min=0, by_epoch=True)]  # over all of max_epochs
 default_hooks = dict(logger=dict(interval=5))
 custom_hooks = [
     dict(type='CheckInvalidLossHook', interval=5),

@@ -16,6 +16,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
+from ...utils.config_file import read_config
 from ...utils.text_files import read_lines
 from .adapters import RecognizerScores
 
@@ -39,7 +40,7 @@ def load_recognizer(config: str, checkpoint: str, device: Union[str, torch.devic
         TypeError: if the model is no 2D or 3D recognizer.
         ValueError: if the checkpoint's weights are not those of the model.
     """
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     if options:
         cfg.merge_from_dict(options)
     if '://' not in checkpoint and not os.path.isfile(checkpoint):

@@ -104,7 +104,7 @@ class AffineRule(SliceRule):
         reach = (size - 1) / 2
         turned = self.unit * of_rotation.addcmul_(self.translation, total, value=reach)
         of_translation = (self.rotation * total).mul_(reach)
-        return turned.real, turned.imag * -scale, of_translation.real, -of_translation.imag
+        return turned.real, turned.imag * -bounded(scale), of_translation.real, -of_translation.imag
 
     def differentiable_transforms(self, first: Tensor, *others: Tensor) -> Tensor:
         return slice_transforms(affine_matrix(*others), tuple(first.shape[-2:])).flatten(1, 2)

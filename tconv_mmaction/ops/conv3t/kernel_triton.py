@@ -13,8 +13,6 @@ channels and added up in a fixed order, never with atomics: equal inputs give eq
 Equality with the reference, forward and backward, is tested in Triton's interpreter (tests/ops/test_kernel_triton.py);
 on a GPU the tests marked ``gpu`` and tools/benchmarks/on_gpu.sh say so.
 """
-import importlib.util
-from functools import cache
 from typing import List, Optional, Sequence, Tuple
 
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from ...maths.temporal_transform import affine_matrix, bounded, temporal_kernel
 from ..second_derivatives import gradients_by_autograd, leave_to_autograd
+from ..triton_there import triton_is_there
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST = 64  # pixels of a slice: its matrices are tiles of 64 x 64 in registers
@@ -32,12 +31,6 @@ torch.library.define('tconv_mmaction::conv3t_kernel', '(Tensor first, Tensor[] t
                      'ScalarType dtype, bool channels_last) -> Tensor')
 torch.library.define('tconv_mmaction::conv3t_kernel_backward', '(Tensor grad, Tensor first, Tensor[] transform, '
                      'Tensor? gain) -> (Tensor, Tensor)')
-
-
-@cache
-def triton_is_there() -> bool:
-    """Whether Triton can be imported (``pip install triton``; PyTorch for CUDA on Linux brings it)."""
-    return importlib.util.find_spec('triton') is not None
 
 
 def unsupported(first: Tensor, transform: Sequence[Tensor], dtype: torch.dtype) -> Optional[str]:

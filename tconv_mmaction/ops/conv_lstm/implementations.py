@@ -9,6 +9,8 @@ from ...maths.conv_lstm import Cell, State, steps
 from ..conditions import cpu_refusal
 from ..dispatch import Implementation, always, operator, supports_all
 from .through_time import steps_through_time
+from .whole_clip import refusal as _gpu_refusal
+from .whole_clip import whole_clip
 
 
 def _refusal(cell: Cell, frames: Tensor, state: Optional[State], together: int) -> Optional[str]:
@@ -25,5 +27,6 @@ def _run_reference(cell: Cell, frames: Tensor, state: Optional[State], together:
 CONV_LSTM = operator(
     'ConvLSTM2d',
     Implementation('through_time', _refusal, always, steps_through_time),
+    Implementation('whole_clip', _gpu_refusal, always, whole_clip),
     Implementation('reference', supports_all, always, _run_reference),
 )

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.paths import ROOT
 from helpers.scripts import load_script
 
 
@@ -45,10 +46,67 @@ def test_files_that_one_run_lacks_and_temporary_files_are_differences(tool, tmp_
 
 
 def test_every_write_is_met_at_every_moment(tool):
-    plans = tool.make_plans(24, seed=0)
+    plans = tool.make_plans(24, seed=0, epochs=40)
     assert len(plans) == 24 and sum(plan.delay is not None for plan in plans) == 12
     assert {(plan.target, plan.moment) for plan in plans if plan.target} == {
         (target, moment) for target in tool.TARGETS for moment in tool.MOMENTS}
+
+
+@pytest.mark.parametrize('kills, epochs', [(1, 2), (6, 8), (10, 14), (10, 11), (24, 40)])
+def test_the_training_cannot_be_over_before_its_last_kill(tool, kills, epochs):
+    for seed in range(40):
+        latest = [plan.latest for plan in tool.make_plans(kills, seed, epochs)]
+        assert latest == sorted(set(latest)) and len(latest) == kills
+        assert [iteration // 4 for iteration in latest] == list(range(epochs - kills, epochs))
+    with pytest.raises(ValueError, match=f'{kills} kills need at least {kills + 1} epochs, got {kills}'):
+        tool.make_plans(kills, 0, kills)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs os.fork, which this system does not have')
+def test_a_life_that_is_killed_at_its_latest_iteration(tool, tmp_path):
+    """Nothing else would end it: no delay, and no write to wait for."""
+    killed, rows = tool.train_killed(tmp_path, 2, [tool.Plan(latest=1), tool.Plan(latest=5)])
+    assert [(row['phase'], row['where'], row['epoch'], row['iteration']) for row in rows] == [
+        ('training', 'a random moment', 1, 2), ('training', 'a random moment', 2, 6)]
+    assert (killed / 'epoch_2.pth').is_file()
+    with pytest.raises(RuntimeError, match='ended by itself with 0, after 0 of 1 kills'):
+        tool.train_killed(tmp_path, 2, [tool.Plan()])
+
+
+def test_seeds_that_are_in_the_table_are_not_run_again(tmp_path, monkeypatch, capsys):
+    kill_seeds = load_script('tools/reliability/kill_seeds.py')
+    monkeypatch.setattr(kill_seeds, 'train_whole', lambda work, epochs: work)
+    ran = []
+
+    def one_seed(whole, work, kills, epochs, seed):
+        ran.append((kills, epochs, seed))
+        if seed == 5:
+            raise KeyboardInterrupt
+        return dict(kills=kills, epochs=epochs, seed=seed, in_writes=1, files=20, different=int(seed == 4), seconds=1,
+                    differences='a.pth: .info, .lr' if seed == 4 else '')
+
+    monkeypatch.setattr(kill_seeds, 'one_seed', one_seed)
+    asked = [str(tmp_path / 'a.csv'), '--shape', '6', '8', '--shape', '10', '14', '--seeds', '3']
+    with pytest.raises(KeyboardInterrupt):
+        kill_seeds.main([*asked, '6'])
+    assert ran == [(6, 8, 3), (10, 14, 3), (6, 8, 4), (10, 14, 4), (6, 8, 5)]
+    ran.clear()
+    assert kill_seeds.main([*asked, '4']) == 1 and ran == []
+    assert '4 runs in ' in (said := capsys.readouterr().out) and '32 kills, 80 files compared; 2 runs differ' in said
+    assert [row['differences'] for row in kill_seeds.read_table(tmp_path / 'a.csv')] == [''] * 2 + [
+        'a.pth: .info, .lr'] * 2
+
+
+def test_the_numbers_in_the_docs_are_those_of_the_table():
+    table = pd.read_csv(ROOT / 'docs/reliability/kill_seeds.csv')
+    runs = table.groupby(['kills', 'epochs']).seed.nunique()
+    assert (runs >= 30).all() and list(runs.index) == [(6, 8), (10, 14)] and (table.different == 0).all()
+    for page in ('docs/reliability.md', 'docs/reliability/crashes.md'):
+        text = ' '.join((ROOT / page).read_text().split())
+        for (_, epochs), count in runs.items():
+            assert f'{count} trainings of {epochs} epochs' in text or f'{count} of {epochs} epochs' in text
+        assert f'{table.kills.sum()}' in text and f'{table.in_writes.sum()}' in text
+        assert f'all {table.files.sum():,} files equal' in text
 
 
 @pytest.mark.slow

@@ -19,5 +19,5 @@ test_dataloader = dict(
         pipeline={{_base_.test_pipeline_3_clips}}))
 
 train_cfg = dict(max_epochs=100)
-param_scheduler = [dict(type='CosineAnnealingLR', T_max=100, eta_min=0, by_epoch=True)]
+param_scheduler = [dict(type='CosineAnnealingLR', eta_min=0, by_epoch=True)]  # over all of max_epochs
 auto_scale_lr = dict(enable=False, base_batch_size=32)
