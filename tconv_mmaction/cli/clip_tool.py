@@ -13,6 +13,7 @@ from typing import Callable, Dict, List, Sequence, Tuple
 import torch
 from mmengine.config import DictAction
 
+from ..interpret import temporal_parameters
 from ..interpret.access.clips import Clip, ClipReader, class_names, load_recognizer
 from ..interpret.access.modules import find_layer
 from ..interpret.comparison.mask_metrics import Summary
@@ -150,6 +151,12 @@ def open_loop(args: argparse.Namespace):
     if args.layer is not None:
         find_layer(model, args.layer)
     return model, ClipLoop(reader, args), class_names(args.classes, model.cls_head.num_classes)
+
+
+def fitted_parameters(model) -> dict:
+    """``temporal_parameters(model, fit=True)``, with a line per layer while it works."""
+    return temporal_parameters(model, fit=True, progress=lambda name, number, count: print(
+        f'fitted {number} of {count}: {name}', flush=True))
 
 
 def run(analyse: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv) -> int:

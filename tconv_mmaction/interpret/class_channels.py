@@ -25,26 +25,30 @@ from torch import Tensor, nn
 from ..utils.wrappers import unwrap
 from .access.adapters import as_score_function
 from .access.modules import check_clip, choose_target, close_names, frozen
-from .pictures.temporal_figures import END, LINE, START, Trajectory, filter_trajectory
+from .model_motion import explained_text, is_fitted, to_show
+from .pictures.temporal_figures import END, LINE, START, Parameters, Trajectory, filter_trajectory
 from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters
 
 REST = '#c8c8c8'
 COLOURS = ('#2f6db3', '#e6781e', '#3a9a5b', '#8a4fa3', '#b03a48')  # of the channels of a layer
 
 
-def analysed_layers(model: nn.Module, layers: Optional[Sequence[str]] = None) -> List[str]:
-    """The names given, or those of all ``Conv3T`` layers with kT > 1; ValueError for one that is not among these."""
-    moving = require_temporal_layers(model)
+def analysed_layers(model: nn.Module, layers: Optional[Sequence[str]] = None, fit: bool = False) -> List[str]:
+    """The names given, or those of all ``Conv3T`` layers with kT > 1, with ``fit`` of the 3D convolutions that can be
+    read as such, too; ValueError for one that is not among these."""
+    moving = require_temporal_layers(model, fit)
     names = list(moving if layers is None else layers)
     wrong = [name for name in names if name not in moving]
     if wrong:
         close = close_names(moving, wrong[0]) or moving[:6]
-        raise ValueError(f'{wrong[0]!r} is no Conv3T layer with kT > 1 of this model. Close to it: {", ".join(close)}')
+        what = 'that can be read so' if fit else 'with kT > 1'
+        raise ValueError(f'{wrong[0]!r} is no {"3D convolution" if fit else "Conv3T layer"} {what} of this model. '
+                         f'Close to it: {", ".join(close)}')
     return names
 
 
 def channel_contributions(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, List[int]] = 'prediction',
-                          layers: Optional[Sequence[str]] = None) -> Dict[str, Tensor]:
+                          layers: Optional[Sequence[str]] = None, fit: bool = False) -> Dict[str, Tensor]:
     """Gradient x activation of every channel of the 3T layers, in one forward and one backward pass.
 
     Args:
@@ -52,6 +56,7 @@ def channel_contributions(model: nn.Module, clip: Tensor, target: Union[int, str
         clip: (N, C, T, H, W).
         target: a class for all clips, one for each, or 'prediction'.
         layers: names of ``Conv3T`` layers; by default all with kT > 1.
+        fit: also 3D convolutions that can be read as 3T layers (``temporal_parameters(model, fit=True)``).
 
     Returns:
         ``{layer name: (N, O)}``, in the model's order, on the clip's device.
@@ -62,9 +67,10 @@ def channel_contributions(model: nn.Module, clip: Tensor, target: Union[int, str
     """
     check_clip(clip)
     model = unwrap(model)
-    names = analysed_layers(model, layers)
+    names = analysed_layers(model, layers, fit)
     around = {id(module.conv): module for module in model.modules() if isinstance(module, ConvModule)}
-    modules = {name: around.get(id(layer), layer) for name, layer in temporal_layers(model).items()}
+    by_name = {**dict(model.named_modules()), **temporal_layers(model)}
+    modules = {name: around.get(id(by_name[name]), by_name[name]) for name in names}
     score_fn = as_score_function(model, 'logits')
     caught: Dict[str, List[Tensor]] = {name: [] for name in names}
 
@@ -122,23 +128,34 @@ def summarize_contributions(contributions: Sequence[Dict[str, Tensor]]) -> Class
                          {name: v.std(0) for name, v in stacked.items()})
 
 
+def _read(model: nn.Module, parameters: Optional[Parameters]):
+    """(parameters, kernel sizes) of the 3T layers, or of what is given."""
+    fitted = parameters is not None and any(map(is_fitted, parameters.values()))
+    return temporal_parameters(model) if parameters is None else parameters, kernel_sizes(model, fitted)
+
+
 def _trajectory(parameters, sizes, layer: str, channel: int) -> Optional[Trajectory]:
+    if not to_show(parameters[layer])[channel]:
+        return None
     try:
         return filter_trajectory(parameters[layer], channel, sizes[layer])
     except ValueError:  # a scale of 0: there is no content to follow
         return None
 
 
-def channel_table(model: nn.Module, classes: Dict[str, ClassChannels], top: Optional[int] = None) -> pd.DataFrame:
+def channel_table(model: nn.Module, classes: Dict[str, ClassChannels], top: Optional[int] = None,
+                  parameters: Optional[Parameters] = None) -> pd.DataFrame:
     """One row per class, layer and channel: rank, contribution, and the motion over the whole kernel.
 
     zoom (the content's, 1 is none), clockwise (degrees), right and down (pixels of the kernel) are those of the last
-    slice relative to the first; empty for a filter with a scale of 0.
+    slice relative to the first; empty for a filter with a scale of 0, and for a fitted one that is not above the null.
+    For fitted layers ``explained`` and ``baseline`` say how much of its weight the fit explains, and without motion.
 
     Args:
         top: only the first so many of each layer.
+        parameters: by default ``temporal_parameters(model)``; with ``fit=True`` where layers are fitted.
     """
-    parameters, sizes = temporal_parameters(model), kernel_sizes(unwrap(model))
+    parameters, sizes = _read(model, parameters)
     rows = []
     for title, found in classes.items():
         for layer in found.mean:
@@ -146,6 +163,8 @@ def channel_table(model: nn.Module, classes: Dict[str, ClassChannels], top: Opti
                 path = _trajectory(parameters, sizes, layer, int(channel))
                 motion = {} if path is None else dict(zoom=path.zoom[-1], clockwise=path.clockwise[-1],
                                                       right=path.path[-1, 0], down=path.path[-1, 1])
+                if is_fitted(parameters[layer]):
+                    motion.update((name, float(parameters[layer][name][channel])) for name in ('explained', 'baseline'))
                 rows.append({'class': title, 'clips': found.clips, 'layer': layer, 'rank': rank,
                              'channel': int(channel), 'contribution': found.mean[layer][channel],
                              'std': found.std[layer][channel], 'share': found.share(layer)[channel], **motion})
@@ -167,7 +186,7 @@ def check_top(top: int) -> None:
 
 
 def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top: int = 3,
-                        layers: Union[int, Sequence[str]] = 6) -> Figure:
+                        layers: Union[int, Sequence[str]] = 6, parameters: Optional[Parameters] = None) -> Figure:
     """One figure of a class: per layer the contributions of all channels, and how the first ones move.
 
     From left to right: the share of every channel, ranked, for the class (above 0) and against it; zoom and rotation
@@ -179,6 +198,8 @@ def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top:
         title: the class.
         top: channels per layer to follow, at most five.
         layers: names, or how many of :func:`choose_layers`.
+        parameters: by default ``temporal_parameters(model)``; of fitted layers the legend says what the fit explains,
+            and the motion of filters that are not above the null is not drawn.
 
     Raises:
         ValueError: for a layer that was not analysed, or a top outside 1 to 5.
@@ -188,7 +209,7 @@ def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top:
     missing = [layer for layer in layers if layer not in found.mean]
     if missing or not layers:
         raise ValueError(f'layer(s) {missing} were not analysed; these were: {list(found.mean)}.')
-    parameters, sizes = temporal_parameters(model), kernel_sizes(unwrap(model))
+    parameters, sizes = _read(model, parameters)
     chosen = {layer: [int(k) for k in found.ranked(layer)[:top]] for layer in layers}
     paths = {(layer, k): _trajectory(parameters, sizes, layer, k) for layer in layers for k in chosen[layer]}
     followed = [path for path in paths.values() if path is not None]
@@ -221,7 +242,8 @@ def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top:
         axes.locator_params(nbins=5)
         for colour, channel in zip(COLOURS, chosen[layer]):
             path, name = paths[layer, channel], f'channel {channel}'
-            row[0].plot([], [], 's', color=colour, label=name + (' (scale 0)' if path is None else ''))
+            note = explained_text(parameters[layer], channel) or ('scale 0' if path is None else '')
+            row[0].plot([], [], 's', color=colour, label=name + (f' ({note})' if note else ''))
             if path is None:
                 continue
             slices = np.arange(1, len(path.zoom) + 1)

@@ -11,6 +11,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from ..utils.markdown import markdown_table
+from .model_motion import is_fitted, to_show
 from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters
 
 MODEL_ROW = 'whole model'  # no layer can have this name: attributes have no blanks
@@ -21,9 +22,9 @@ QUANTITIES = ('scale', 'rotate', 'rotate_degrees', 'translate_x', 'translate_y',
 TABLE_2 = {'s': 'scale', 'r': 'rotate', 'p_x': 'translate_x', 'p_y': 'translate_y'}
 
 
-def _deviations(values: Dict, kernel_size) -> Dict[str, np.ndarray]:
+def _deviations(values: Dict, kernel_size, shown) -> Dict[str, np.ndarray]:
     """{quantity: flat float64 array}, 0 where the transform does nothing."""
-    raw = {name: values[name].double().flatten().numpy() for name in TABLE_2.values()}
+    raw = {name: values[name][:, shown].double().flatten().numpy() for name in TABLE_2.values()}
     _, height, width = kernel_size
     return {
         'scale': raw['scale'] - 1,
@@ -69,6 +70,10 @@ def parameter_statistics(model: nn.Module, ddof: int = 0,
 
     Layers with kT = 1 have no steps: their statistics are NaN and they add nothing to the last row.
 
+    Layers that are no 3T layers, of ``parameters`` from ``temporal_parameters(model, fit=True)``, have the transform
+    'fitted', and only filters above the null are in their statistics; ``above_null``, ``explained`` and ``baseline``
+    are columns then: how many filters are, and means over all filters of the layer.
+
     Args:
         model: holds ``Conv3T`` layers; wrappers (DDP, ...) are looked through.
         ddof: 0 for the standard deviation of these numbers, divisor n (the default; a layer with one number has
@@ -78,27 +83,41 @@ def parameter_statistics(model: nn.Module, ddof: int = 0,
     Raises:
         ValueError: if the model has no 3T layer with kT > 1, or a parameter is NaN or infinite.
     """
-    require_temporal_layers(model)
-    layers, sizes = temporal_layers(model), kernel_sizes(model)
-    parameters = temporal_parameters(model) if parameters is None else parameters
+    fitted = parameters is not None and any(map(is_fitted, parameters.values()))
+    require_temporal_layers(model, fitted)
+    if parameters is None:
+        parameters = temporal_parameters(model)
+    layers, sizes = temporal_layers(model), kernel_sizes(model, fitted)
     rows: List[dict] = []
     pooled: Dict[str, List[np.ndarray]] = {quantity: [] for quantity in QUANTITIES}
     residuals = []
     for name, values in parameters.items():
-        deviations = _deviations(values, sizes[name])
+        shown = to_show(values)
+        deviations = _deviations(values, sizes[name], shown)
         for quantity in QUANTITIES:
             pooled[quantity].append(deviations[quantity])
         count = deviations['scale'].size
         residual = values['residual'].double().flatten().numpy() if 'residual' in values else np.zeros(count)
         residuals.append(residual)
-        rows.append(dict(layer=name, transform=layers[name].transform, filters=layers[name].out_channels,
-                         steps=sizes[name][0] - 1, values=count,
-                         residual_mean=residual.mean() if count else float('nan'), **_summary(deviations, ddof)))
+        extra = dict(above_null=int(shown.sum()), explained=1., baseline=float('nan')) if fitted else {}
+        if is_fitted(values):
+            extra.update(explained=float(values['explained'].mean()), baseline=float(values['baseline'].mean()))
+        rows.append(dict(layer=name, transform=layers[name].transform if name in layers else 'fitted',
+                         filters=len(shown), steps=sizes[name][0] - 1, values=count,
+                         residual_mean=residual.mean() if count else float('nan'), **extra,
+                         **_summary(deviations, ddof)))
     whole = {quantity: np.concatenate(parts) for quantity, parts in pooled.items()}
-    transforms = {layer.transform for layer in layers.values()}
+    transforms = {row['transform'] for row in rows}
+    extra = {}
+    if fitted:
+        weights = [row['filters'] for row in rows]
+        extra = dict(above_null=sum(row['above_null'] for row in rows),
+                     explained=np.average([row['explained'] for row in rows], weights=weights),
+                     baseline=np.average([row['baseline'] for row in rows], weights=weights))
     rows.append(dict(layer=MODEL_ROW, transform=transforms.pop() if len(transforms) == 1 else 'mixed',
                      filters=sum(row['filters'] for row in rows), steps=pd.NA,
-                     values=whole['scale'].size, residual_mean=np.concatenate(residuals).mean(),
+                     values=whole['scale'].size,
+                     residual_mean=np.concatenate(residuals).mean() if whole['scale'].size else float('nan'), **extra,
                      **_summary(whole, ddof)))
     return pd.DataFrame(rows).astype({'steps': 'Int64'}).set_index('layer')
 

@@ -15,9 +15,11 @@ translate_y t  the same upwards: t*(kH-1)/2 pixels of the kernel.
 A layer with ``transform='free'`` has matrices theta = [A | b] and no s, r, t. It is read as the similarity closest to
 it: A = sR(r) + D with the smallest |D| (Frobenius norm), and t from b = sR(r) t, as eq. 3 composes them. |D|, the part
 of the matrix that zoom and rotation cannot express (shear, mirroring, unequal zoom), is given as ``residual``.
+
+``fit=True`` reads plain 3D convolutions as well, as the 3T kernels nearest to them (:mod:`.fit_temporal_parameters`).
 """
 import os
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from ..layers import TEMPORAL_PARAMETERS, Conv3T
 from ..utils import atomic_open
 from ..utils.wrappers import unwrap
+from .model_motion import fit_kernels, fittable_kernels, is_fitted
 
 
 def temporal_layers(model: nn.Module) -> Dict[str, Conv3T]:
@@ -127,11 +130,18 @@ def _read(name: str, values: Dict[str, Tensor]) -> Dict[str, Tensor]:
     return {**values, 'residual': residual, 'theta': theta}
 
 
-def temporal_parameters(model: nn.Module) -> Dict[str, Dict[str, Tensor]]:
-    """The learned transforms of all 3T layers.
+def temporal_parameters(model: nn.Module, fit: bool = False, **options: Any) -> Dict[str, Dict[str, Tensor]]:
+    """The learned transforms of all 3T layers and, with ``fit``, what comes nearest to them in 3D convolutions.
 
     Args:
         model: any module that holds ``Conv3T`` layers, also wrapped in DDP, MMEngine's wrappers or ``torch.compile``.
+        fit: read every other 3D convolution with kT > 1 and kH*kW > 1 as well, as the 3T kernel with gains that is
+            nearest to it. The values of such a layer have besides ``'gain' (kT, O)``, ``'explained' (O,)``, the share
+            of the squared weight that the fit explains, ``'baseline' (O,)``, what it explains without motion, and
+            ``'above_null' (O,)``, whether a filter is explained by motion better than one whose changes are random.
+            The motion of a filter that is not above the null means nothing. Purely temporal kernels (kT x 1 x 1) are
+            left out: no motion acts on one pixel.
+        options: with ``fit``, of :func:`.model_motion.fit_kernels`: fits, progress, starts, iterations, memory, ...
 
     Returns:
         ``{layer name: {'scale', 'rotate' (radians), 'translate_x', 'translate_y' (half kernel sizes)}}``; every tensor
@@ -141,26 +151,45 @@ def temporal_parameters(model: nn.Module) -> Dict[str, Dict[str, Tensor]]:
 
     Raises:
         ValueError: naming the layer and the parameter, if one is NaN or infinite.
+        TypeError: for options without ``fit``.
     """
+    if options and not fit:
+        raise TypeError(f'{", ".join(options)}: only with fit=True; 3T layers are read as they are.')
     layers = temporal_layers(model)
     copies = iter(_on_cpu([tensor for layer in layers.values() for tensor in layer.temporal_tensors()]))
-    return {name: _read(name, {key: next(copies) for key in (
+    read = {name: _read(name, {key: next(copies) for key in (
         TEMPORAL_PARAMETERS if layer.transform == 'affine' else ('theta', ))}) for name, layer in layers.items()}
+    if not fit:
+        return read
+    model = unwrap(model)
+    found = fit_kernels(fittable_kernels(model), **options)
+    read.update({name: motion.values() for name, motion in found.items()})
+    places = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    return dict(sorted(read.items(), key=lambda item: places.get(item[0], len(places))))
 
 
-def kernel_sizes(model: nn.Module) -> Dict[str, Tuple[int, int, int]]:
-    """(kT, kH, kW) of all 3T layers: what turns a translation into pixels of the kernel."""
-    return {name: layer.kernel_size for name, layer in temporal_layers(model).items()}
+def kernel_sizes(model: nn.Module, fit: bool = False) -> Dict[str, Tuple[int, int, int]]:
+    """(kT, kH, kW) of all 3T layers, with ``fit`` of all that can be read so: what turns a translation into pixels of
+    the kernel."""
+    sizes = {name: layer.kernel_size for name, layer in temporal_layers(model).items()}
+    if fit:
+        sizes.update({name: tuple(weight.shape[2:]) for name, weight in fittable_kernels(unwrap(model)).items()})
+    return sizes
 
 
-def require_temporal_layers(model: nn.Module) -> List[str]:
-    """The names of the 3T layers that have steps (kT > 1); ValueError if there are none."""
-    names = [name for name, layer in temporal_layers(model).items() if layer.kernel_size[0] > 1]
+def require_temporal_layers(model: nn.Module, fit: bool = False) -> List[str]:
+    """The names of the 3T layers that have steps (kT > 1), with ``fit`` also of the 3D convolutions that can be read
+    so; ValueError if there are none."""
+    names = [name for name, size in kernel_sizes(model, fit).items() if size[0] > 1]
+    if not names and fit:
+        raise ValueError(f'{type(unwrap(model)).__name__} has no 3D convolution with kT > 1 and kH*kW > 1, so there is '
+                         'no motion to read. Purely temporal kernels (kT x 1 x 1) act on one pixel.')
     if not names:
         raise ValueError(
             f'{type(unwrap(model)).__name__} has no Conv3T layer with kT > 1, so there are no temporal parameters to '
             "read. Build the model with temporal_cfg=dict(type='Conv3T') (a *-3t_* config), and read it before "
-            'switch_to_deploy(), which turns the layers into plain Conv3d.')
+            'switch_to_deploy(), which turns the layers into plain Conv3d; or fit the 3T kernels nearest to its 3D '
+            'convolutions: temporal_parameters(model, fit=True), --fit of the tools.')
     return names
 
 
@@ -175,11 +204,14 @@ def save_parameters(path: Union[str, 'os.PathLike[str]'], model: nn.Module,
     Args:
         path: of the file.
         model: holds ``Conv3T`` layers.
-        parameters: what ``temporal_parameters(model)`` gave, if it was read before.
+        parameters: what ``temporal_parameters(model)`` gave, if it was read before; with ``fit=True``, fitted motion
+            is written too.
     """
     arrays = {}
     parameters = temporal_parameters(model) if parameters is None else parameters
-    for (layer, values), size in zip(parameters.items(), kernel_sizes(model).values()):
+    sizes = kernel_sizes(model, fit=any(map(is_fitted, parameters.values())))
+    for layer, values in parameters.items():
+        size = sizes[layer]
         prefix = f'{layer}.' if layer else ''
         for name, value in values.items():
             arrays[prefix + name] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()

@@ -7,6 +7,8 @@ Gradient x activation of every channel of the Conv3T layers, averaged over the c
 predicted class, the label, or one class for all clips). Writes per class NAME.png (ranked contributions and the motion
 of the first channels), for all channels.csv (all channels with rank, contribution and motion) and contributions.npz
 (per class and layer, channels' means and deviations). A clip that cannot be read is reported and skipped.
+With --fit plain 3D convolutions are read as the 3T kernels nearest to them (docs/fit.md): channels that are not above
+the null have no motion in the table and in the figures.
 """
 import sys
 
@@ -31,7 +33,8 @@ def analyse(args) -> int:
     model, reader = clip_tool.open_model(args)
     loop = clip_tool.ClipLoop(reader, args)
     names = class_names(args.classes, model.cls_head.num_classes)
-    analysed_layers(model, args.layers)
+    analysed_layers(model, args.layers, args.fit)
+    parameters = clip_tool.fitted_parameters(model) if args.fit else None
     check_top(args.top)
     logits = RecognizerScores(model, 'logits')
     found = []
@@ -41,26 +44,28 @@ def analyse(args) -> int:
         if target == 'prediction':
             with torch.no_grad():
                 target = int(logits(clip.inputs).argmax())
-        contributions = channel_contributions(model, clip.inputs, target, args.layers)
+        contributions = channel_contributions(model, clip.inputs, target, args.layers, args.fit)
         found.append((names[target], {layer: values.cpu() for layer, values in contributions.items()}))
 
     loop(work)
     classes = by_class(found)
     # drawn before anything is written: a wrong --top leaves no half of a result behind
-    figures = {title: draw_class_channels(model, channels, title, args.top, args.layers or args.max_layers)
+    figures = {title: draw_class_channels(model, channels, title, args.top, args.layers or args.max_layers,
+                                          parameters)
                for title, channels in classes.items()}
     taken: set = set()
     for title, figure in figures.items():
         save_figure(figure, args.out / f'{clip_tool.unique(title, taken)}.png')
     if classes:
-        table = channel_table(model, classes)
+        table = channel_table(model, classes, parameters=parameters)
         atomic_write_text(args.out / 'channels.csv', table.to_csv(index=False))
         with atomic_open(args.out / 'contributions.npz', 'wb') as file:
             np.savez_compressed(file, **{
                 f'{title}/{layer}/{key}': values for title, channels in classes.items()
                 for key in ('mean', 'std') for layer, values in getattr(channels, key).items()})
         shown = table[table['rank'] <= args.top]
-        print(shown[['class', 'layer', 'rank', 'channel', 'share', 'zoom', 'clockwise', 'right', 'down']]
+        columns = ['class', 'layer', 'rank', 'channel', 'share', 'zoom', 'clockwise', 'right', 'down']
+        print(shown.reindex(columns=[*columns, 'explained', 'baseline'][:None if args.fit else len(columns)])
               .to_string(index=False, float_format='{:.3f}'.format))
         print(f'written to {args.out}')
     return loop.exit_code()
@@ -73,6 +78,7 @@ def main(argv=None) -> int:
                         'channel has the largest share (default 6)')
     parser.add_argument('--top', type=int, default=3, help='channels per layer whose motion is drawn, up to 5 '
                         '(default 3)')
+    parser.add_argument('--fit', action='store_true', help='read plain 3D convolutions as 3T kernels, too')
     return clip_tool.run(analyse, parser, argv)
 
 

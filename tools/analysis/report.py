@@ -5,7 +5,8 @@
     python tools/analysis/report.py CONFIG CKPT --dataset test --indices 0 7 9 --out report/
 
 Per clip, with a slider: the frames, Grad-CAM, the temporal mask with the scores of the clip as it is, frozen and
-reversed, the class scores and, for 3T models, the channels that the clip excites most, with saliency and motion path.
+reversed, the class scores and, for 3T models, the channels that the clip excites most, with saliency and motion path;
+with --fit also for plain 3D convolutions, read as the 3T kernels nearest to them (docs/fit.md).
 --out is a folder, for index.html, or the name of an .html file. A clip that a model cannot analyse is skipped with its
 reason on the page and on stderr. Exit code: 0 all done, 1 some skipped, 2 nothing done or wrong arguments.
 """
@@ -88,16 +89,17 @@ def analyse(args: argparse.Namespace) -> int:
             find_layer(reader.model, name)
     models = [ModelInfo(title, Path(config).name, Path(checkpoint).name, classes_of(reader, args))
               for title, (config, checkpoint), reader in zip(titles, pairs, readers)]
+    fitted = [clip_tool.fitted_parameters(reader.model) if args.fit else None for reader in readers]
     clips, skipped, done = [], 0, 0
     jobs = jobs_of(readers[0], args)
     for number, (name, read) in enumerate(jobs, 1):
         analyses: List[Union[ClipAnalysis, str]] = []
-        for reader, layer, model in zip(readers, layers, models):
+        for reader, layer, model, parameters in zip(readers, layers, models, fitted):
             try:
                 clip = read(reader)
                 analyses.append(analyse_clip(
                     reader.model, clip, clip_tool.target_of(args.target, clip), layer, args.channel_layers,
-                    args.channels, args.iterations, args.threshold))
+                    args.channels, args.iterations, args.threshold, parameters))
             except Exception as error:  # whatever it is: the other clips are still to be done
                 analyses.append(skip(name if len(models) == 1 else f'{name} by {model.title}', error))
             else:
@@ -139,6 +141,7 @@ def main(argv=None) -> int:
     parser.add_argument('--iterations', type=int, default=300, help='of the mask search, at most (default 300)')
     parser.add_argument('--threshold', type=float, default=0.1, help='from here a frame is in the mask (default 0.1)')
     parser.add_argument('--fps', type=float, default=8., help='frames per second when it plays (default 8)')
+    parser.add_argument('--fit', action='store_true', help='read plain 3D convolutions as 3T kernels, too')
     return clip_tool.run(analyse, parser, argv)
 
 

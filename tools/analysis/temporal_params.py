@@ -7,6 +7,9 @@ Prints the table of means and standard deviations of |s-1|, |r| (radians), |p_x|
 writes into the output folder: table_2.md, statistics.csv (all models and layers), one npz of parameters and one figure
 of the filters that move most (Fig. 3) per model, and distributions.png (Fig. 4) with all models on the same axes.
 p_x and p_y are the raw numbers t: 1 is half the kernel. Pixels of the kernel, t*(W-1)/2, are in statistics.csv.
+
+With --fit plain 3D convolutions are read as the 3T kernels nearest to them (docs/fit.md), and only filters whose motion
+is above the null are in tables and figures.
 """
 import argparse
 import re
@@ -24,7 +27,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from tconv_mmaction.cli.clip_tool import titles_of
+from tconv_mmaction.cli.clip_tool import fitted_parameters, titles_of
 from tconv_mmaction.compat.checkpoints import UnsafeCheckpointError
 from tconv_mmaction.interpret import (
     draw_distributions,
@@ -37,6 +40,7 @@ from tconv_mmaction.interpret import (
     temporal_layers,
     temporal_parameters,
 )
+from tconv_mmaction.interpret.model_motion import is_fitted, to_show
 from tconv_mmaction.utils import atomic_write_text
 from tconv_mmaction.utils.config_file import read_config
 
@@ -62,7 +66,7 @@ def pair_up(config: str, tokens: Sequence[str]) -> List[Tuple[str, str]]:
     return pairs
 
 
-def load_model(config: str, checkpoint: str, options: Dict) -> nn.Module:
+def load_model(config: str, checkpoint: str, options: Dict, fit: bool = False) -> nn.Module:
     """Build the model and load the checkpoint on the CPU.
 
     Raises:
@@ -76,9 +80,9 @@ def load_model(config: str, checkpoint: str, options: Dict) -> nn.Module:
     model = MODELS.build(cfg.model)
     needed = {f'{layer}.{name}' for layer, module in temporal_layers(model).items() for name, parameter
               in module.named_parameters() if name not in ('weight', 'bias', 'gain')}
-    if not needed:
+    if not needed and not fit:
         raise ValueError(f"the model of {config} has no Conv3T layer. Give a config with temporal_cfg=dict("
-                         "type='Conv3T') (*-3t_*).")
+                         "type='Conv3T') (*-3t_*), or --fit to read plain 3D convolutions as 3T kernels.")
     try:
         loaded = load_checkpoint(model, checkpoint, map_location='cpu')
     except UnsafeCheckpointError:
@@ -119,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
                         help='whose trajectories to draw: the N filters that move most (default 6), or these')
     parser.add_argument('--ddof', type=int, default=0, choices=(0, 1),
                         help='divisor of the standard deviation: n (0, default) or n-1 (1)')
+    parser.add_argument('--fit', action='store_true', help='read plain 3D convolutions as 3T kernels, too')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         help='override settings of all the configs: key=value pairs, lists as key="[a,b]"')
     return parser
@@ -130,16 +135,24 @@ def analyse(args: argparse.Namespace) -> Path:
     if len(titles) != len(pairs) or len(set(titles)) != len(titles):
         raise ValueError(f'--titles: {len(pairs)} model(s) need as many different names, got {titles}.')
     filters = parse_filters(args.filters)
-    models = {title: load_model(*pair, args.cfg_options) for title, pair in zip(titles, pairs)}
-    statistics = {title: parameter_statistics(model, args.ddof) for title, model in models.items()}
-    parameters = {title: temporal_parameters(model) for title, model in models.items()}
+    models = {title: load_model(*pair, args.cfg_options, args.fit) for title, pair in zip(titles, pairs)}
+    parameters = {title: fitted_parameters(model) if args.fit else temporal_parameters(model)
+                  for title, model in models.items()}
+    statistics = {title: parameter_statistics(model, args.ddof, parameters[title]) for title, model in models.items()}
+    moving = {title: values for title, values in parameters.items()
+              if not any(map(is_fitted, values.values())) or any(to_show(layer).any() for layer in values.values())}
+    for title in parameters:
+        if title not in moving:
+            print(f'{title}: no fitted filter is above the null, so no motion of it is drawn.')
     # drawn before anything is written: a wrong --filters leaves no half of a result behind
-    figures = {'distributions': draw_distributions(parameters)}
+    figures = {'distributions': draw_distributions(moving)} if moving else {}
     names = {title: re.sub(r'[^\w.-]+', '_', title) for title in titles}
     if len(set(names.values())) < len(names):
         names = {title: f'{i}_{name}' for i, (title, name) in enumerate(names.items(), 1)}
-    for title, model in models.items():
-        figures[f'trajectories_{names[title]}'] = draw_trajectories(parameters[title], kernel_sizes(model), filters)
+    for title in moving:
+        model = models[title]
+        figures[f'trajectories_{names[title]}'] = draw_trajectories(
+            parameters[title], kernel_sizes(model, args.fit), filters)
 
     checkpoint = Path(args.checkpoint)
     out = args.out_dir or checkpoint.parent / 'temporal_params' / checkpoint.stem
@@ -147,11 +160,11 @@ def analyse(args: argparse.Namespace) -> Path:
     atomic_write_text(out / 'table_2.md', table + '\n')
     atomic_write_text(out / 'statistics.csv', pd.concat(statistics, names=['model']).to_csv())
     for title, model in models.items():
-        save_parameters(out / f'{names[title]}.npz', model)
+        save_parameters(out / f'{names[title]}.npz', model, parameters[title])
     for name, figure in figures.items():
         save_figure(figure, out / f'{name}.png')
     for title, statistic in statistics.items():
-        if statistic['transform'].iloc[-1] != 'affine':
+        if statistic['transform'].isin(('free', 'mixed')).any():
             print(f'{title}: free transforms are read as their closest similarity; the mean part it leaves out is '
                   f'{statistic["residual_mean"].iloc[-1]:.3g} (statistics.csv, residual_mean).')
     print('\nMean / standard deviation of |s-1|, |r| (radians), |p_x|, |p_y| (half kernels), as in Table 2:\n')

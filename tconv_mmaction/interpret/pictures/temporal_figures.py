@@ -25,6 +25,7 @@ from torch import Tensor
 from ...layers import TEMPORAL_PARAMETERS
 from ...maths.temporal_transform import affine_matrix
 from ...utils import atomic_write_bytes
+from ..model_motion import explained_text, is_fitted, to_show
 
 Parameters = Dict[str, Dict[str, Tensor]]  # what temporal_parameters returns
 Limits = Dict[str, Tuple[float, float]]
@@ -94,20 +95,23 @@ def filter_motion(values: Dict[str, Tensor]) -> Tensor:
 
 
 def most_moving_filters(parameters: Parameters, count: int = 6) -> List[Tuple[str, int]]:
-    """(layer, channel) of the filters that move most (``filter_motion``), the strongest first."""
+    """(layer, channel) of the filters that move most (``filter_motion``), the strongest first; of fitted layers those
+    above the null only."""
     if count < 1:
         raise ValueError(f'count must be at least 1 filter, got {count}.')
     motions = [(float(motion), layer, channel) for layer, values in parameters.items() if values['scale'].numel()
-               for channel, motion in enumerate(filter_motion(values))]
+               for channel, motion in enumerate(filter_motion(values)) if to_show(values)[channel]]
     motions.sort(key=lambda item: -item[0])  # stable: the model's order among equals
     return [(layer, channel) for _, layer, channel in motions[:count]]
 
 
 def pooled_parameters(parameters: Parameters) -> Dict[str, np.ndarray]:
     """All filters and steps of a model as the plots show them: scale s, clockwise rotation in degrees, and the
-    content's shift to the right and down (-t_x, -t_y, half kernel sizes)."""
+    content's shift to the right and down (-t_x, -t_y, half kernel sizes). Of fitted layers those above the null only.
+    """
     def pool(name):
-        return np.concatenate([values[name].double().flatten().numpy() for values in parameters.values()] or [[]])
+        return np.concatenate([values[name][:, to_show(values)].double().flatten().numpy()
+                               for values in parameters.values()] or [[]])
     return {'scale': pool('scale'), 'rotate': -np.degrees(pool('rotate')), 'right': -pool('translate_x'),
             'down': -pool('translate_y')}
 
@@ -134,6 +138,18 @@ def _outside(axes, *pairs) -> None:
                   color=END)
 
 
+def _fitted_note(parameters: Parameters) -> str:
+    """What the title of fitted layers adds: how many filters are shown and how much of the weights they explain."""
+    fitted = [values for values in parameters.values() if is_fitted(values)]
+    if not fitted:
+        return ''
+    above, explained, baseline = (torch.cat([values[name] for values in fitted])
+                                  for name in ('above_null', 'explained', 'baseline'))
+    return (f'; fitted: {int(above.sum())} of {len(above)} filters above the null,\nwhich explain '
+            f'{100 * explained[above].mean():.0f} % of their weight, {100 * baseline[above].mean():.0f} % without '
+            'motion')
+
+
 def draw_distributions(models: Dict[str, Parameters], limits: Optional[Limits] = None,
                        bins: Optional[int] = None) -> Figure:
     """Fig. 4: one row per model with the scale, the rotation and the joint translation of all filters and steps.
@@ -152,6 +168,9 @@ def draw_distributions(models: Dict[str, Parameters], limits: Optional[Limits] =
         raise ValueError('draw_distributions needs at least one model, got none.')
     pools = {title: pooled_parameters(parameters) for title, parameters in models.items()}
     for title, pool in pools.items():
+        if not pool['scale'].size and any(map(is_fitted, models[title].values())):
+            raise ValueError(f'{title}: no filter of its {len(models[title])} layers is explained by motion better '
+                             'than random changes are, so there is no motion to draw.')
         if not pool['scale'].size:
             raise ValueError(f'{title} has no temporal parameters: no Conv3T layer with kT > 1.')
     limits = {**shared_limits(models), **(limits or {})}
@@ -179,7 +198,7 @@ def draw_distributions(models: Dict[str, Parameters], limits: Optional[Limits] =
             axes.set_xlim(limits[name])
             axes.set_ylabel('share of filters x steps (%)')
             _outside(axes, (pool[name], limits[name]))
-        row[0].set_title(f'{title}  ({size} values)', loc='left', fontsize=10)
+        row[0].set_title(f'{title}  ({size} values{_fitted_note(models[title])})', loc='left', fontsize=10)
         axes = row[2]
         axes.axhline(0, color=LINE, linewidth=0.6, linestyle=':')
         axes.axvline(0, color=LINE, linewidth=0.6, linestyle=':')
@@ -224,12 +243,16 @@ def draw_trajectories(parameters: Parameters, sizes: Dict[str, Sequence[int]],
     if isinstance(filters, int):
         filters = most_moving_filters(parameters, filters)
     if not filters:
-        raise ValueError('there is no filter to draw: no Conv3T layer with kT > 1, or an empty list of filters.')
+        raise ValueError('there is no filter to draw: no Conv3T layer with kT > 1, no fitted filter above the null, or '
+                         'an empty list of filters.')
     moving = [layer for layer, values in parameters.items() if values['scale'].numel()]
     trajectories = {}
     for layer, channel in filters:
         if layer not in moving:
             raise ValueError(f'{layer!r} is no Conv3T layer with kT > 1 of this model; these are: {moving}.')
+        if is_fitted(parameters[layer]) and 0 <= channel < len(to_show(parameters[layer])) \
+                and not to_show(parameters[layer])[channel]:
+            raise ValueError(f'channel {channel} of layer {layer!r}: {explained_text(parameters[layer], channel)}.')
         trajectories[layer, channel] = filter_trajectory(parameters[layer], channel, sizes[layer])
 
     zooms = np.concatenate([t.zoom for t in trajectories.values()])
@@ -252,7 +275,9 @@ def draw_trajectories(parameters: Parameters, sizes: Dict[str, Sequence[int]],
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         row[0].set_ylabel('zoom')
         row[1].set_ylabel('clockwise (degrees)')
-        row[0].set_title(f'{layer or "layer"}, channel {channel}: zoom', loc='left', fontsize=9)
+        note = explained_text(parameters[layer], channel)
+        row[0].set_title(f'{layer or "layer"}, channel {channel}: zoom' + (f'\n{note}' if note else ''), loc='left',
+                         fontsize=9)
         axes = row[2]
         axes.axhline(0, color=LINE, linewidth=0.6, linestyle=':')
         axes.axvline(0, color=LINE, linewidth=0.6, linestyle=':')

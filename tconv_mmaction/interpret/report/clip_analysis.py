@@ -19,8 +19,9 @@ from ..access.default_layer import last_map_layer
 from ..access.feature_maps import layer_output
 from ..access.modules import choose_target, frozen
 from ..grad_cam import grad_cam, normalise_maps, upsample_maps
+from ..model_motion import explained_text, is_fitted, to_show
 from ..pictures.rendering import heat, overlay
-from ..pictures.temporal_figures import Trajectory, filter_trajectory
+from ..pictures.temporal_figures import Parameters, Trajectory, filter_trajectory
 from ..saliency import most_active_channels, saliency, strongest_frame
 from ..temporal_mask import find_temporal_mask
 from ..temporal_parameters import kernel_sizes, temporal_parameters
@@ -38,7 +39,8 @@ class ChannelReport(NamedTuple):
     frame: int  # with the strongest saliency
     picture: str  # that frame, data URI
     saliency: str  # and what the positive part of the channel's output depends on
-    trajectory: Trajectory
+    trajectory: Optional[Trajectory]  # None where a fitted motion is not above the null
+    note: str = ''  # of a fitted layer: how much of the filter's weight its motion explains
 
 
 class ClipAnalysis(NamedTuple):
@@ -86,9 +88,10 @@ def downscaled(images: np.ndarray, longest: int = LONGEST_SIDE) -> np.ndarray:
     return np.stack([cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA) for image in images])
 
 
-def default_channel_layers(model: nn.Module) -> List[str]:
+def default_channel_layers(model: nn.Module, parameters: Optional[Parameters] = None) -> List[str]:
     """The first and the last 3T layer with kT > 1: what follows pixels, and what the decision rests on."""
-    layers = [name for name, values in temporal_parameters(model).items() if values['scale'].numel()]
+    parameters = temporal_parameters(model) if parameters is None else parameters
+    layers = [name for name, values in parameters.items() if values['scale'].numel()]
     return list(dict.fromkeys(layers[:1] + layers[-1:]))
 
 
@@ -107,11 +110,13 @@ class _PositiveParts(nn.Module):
         return layer_output(self.model, self.score_fn, self.layer, clip).relu().mean((2, 3, 4))
 
 
-def _channels(model: nn.Module, clip: Clip, pictures: np.ndarray, layer: str, count: int) -> List[ChannelReport]:
-    parameters = temporal_parameters(model).get(layer)
+def _channels(model: nn.Module, clip: Clip, pictures: np.ndarray, layer: str, count: int,
+              known: Parameters) -> List[ChannelReport]:
+    parameters = known.get(layer)
     if parameters is None or not parameters['scale'].numel():
         raise ValueError(f'{layer!r} is no 3T layer with kT > 1 of this model; these are the first and the last: '
-                         f'{default_channel_layers(model)}.')
+                         f'{default_channel_layers(model, known)}.')
+    size = kernel_sizes(model, is_fitted(parameters))[layer]
     active = most_active_channels(model, clip.inputs, layer, count)
     channels = active.channels[0].tolist()
     parts = _PositiveParts(model, layer)
@@ -120,15 +125,16 @@ def _channels(model: nn.Module, clip: Clip, pictures: np.ndarray, layer: str, co
     for channel, activation, map_, frame in zip(channels, active.activations[0].tolist(), maps.cpu(),
                                                 strongest_frame(maps).tolist()):
         image = downscaled(heat(map_[frame:frame + 1].numpy()))[0]
-        trajectory = filter_trajectory(parameters, channel, kernel_sizes(model)[layer])
+        trajectory = filter_trajectory(parameters, channel, size) if to_show(parameters)[channel] else None
         found.append(ChannelReport(layer, channel, activation, frame, data_uri(pictures[frame]), data_uri(image),
-                                   trajectory))
+                                   trajectory, explained_text(parameters, channel)))
     return found
 
 
 def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] = 'prediction',
                  layer: Optional[str] = None, channel_layers: Optional[Sequence[str]] = None, channels: int = 4,
-                 iterations: int = 300, threshold: float = 0.1) -> ClipAnalysis:
+                 iterations: int = 300, threshold: float = 0.1, parameters: Optional[Parameters] = None
+                 ) -> ClipAnalysis:
     """Scores, Grad-CAM, temporal mask and, for 3T networks, the most active channels of one clip.
 
     Args:
@@ -141,6 +147,8 @@ def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] =
         channels: how many per layer; 0 for none.
         iterations: of the mask search, at most.
         threshold: from which value a frame is in the mask.
+        parameters: by default ``temporal_parameters(model)``; with ``fit=True`` for networks of plain 3D convolutions,
+            whose layers then count as 3T layers.
 
     Raises:
         ValueError: if a method cannot work on the clip (one frame, a class that is not there, ...), or a layer of
@@ -161,9 +169,10 @@ def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] =
     if not shown.any():
         notes.append(f'Grad-CAM is nowhere positive: nothing in layer {layer!r} speaks for the class.')
     found = find_temporal_mask(score_fn, clip.inputs, index, iterations=iterations, threshold=threshold)
-    layers = default_channel_layers(model) if channel_layers is None else channel_layers
-    active = [entry for name in layers for entry in _channels(model, clip, pictures, name, channels)] if channels \
-        else []
+    known = temporal_parameters(model) if parameters is None else parameters
+    layers = default_channel_layers(model, known) if channel_layers is None else channel_layers
+    active = [entry for name in layers for entry in _channels(model, clip, pictures, name, channels, known)] \
+        if channels else []
     return ClipAnalysis(
         frames=[data_uri(image) for image in pictures], painted=[data_uri(image) for image in overlay(pictures, shown)],
         size=pictures.shape[1:3], scores=scores[0].cpu().numpy(), target=index, label=clip.label, layer=layer,

@@ -52,6 +52,13 @@ def script_json(data: object) -> str:
     return text.replace('<', '\\u003c').replace('>', '\\u003e').replace('&', '\\u0026')
 
 
+def _motion_numbers(channel: ChannelReport) -> Dict:
+    path = channel.trajectory
+    motion = {} if path is None else dict(zoom=path.zoom.tolist(), clockwise=path.clockwise.tolist(),
+                                          path=path.path.tolist())
+    return {**motion, 'fitted': channel.note} if channel.note else motion
+
+
 def analysis_numbers(analysis: Union[ClipAnalysis, str]) -> Dict:
     """What the page's JSON holds of one model on one clip."""
     if isinstance(analysis, str):
@@ -62,8 +69,7 @@ def analysis_numbers(analysis: Union[ClipAnalysis, str]) -> Dict:
         original=analysis.original, freeze=analysis.freeze, reverse=analysis.reverse, iterations=analysis.iterations,
         notes=analysis.notes, channels=[
             dict(layer=channel.layer, channel=channel.channel, activation=channel.activation, frame=channel.frame,
-                 zoom=channel.trajectory.zoom.tolist(), clockwise=channel.trajectory.clockwise.tolist(),
-                 path=channel.trajectory.path.tolist()) for channel in analysis.channels])
+                 **_motion_numbers(channel)) for channel in analysis.channels])
 
 
 def _bars(caption: str, rows: Sequence[Tuple[str, float, bool]]) -> str:
@@ -162,7 +168,9 @@ def _reach(values: Sequence[np.ndarray], least: float) -> float:
 
 
 def _channel(channel: ChannelReport, limits: Tuple[float, float, float], pixels: str) -> str:
-    path = channel.trajectory
+    path, note = channel.trajectory, f' The fit {escaped(channel.note)}.' if channel.note else ''
+    if path is None:
+        return _channel_pictures(channel, pixels, note, '')
     x, y = path.path[-1]
     rotation = float(path.clockwise[-1])
     moves = (f'Over its {len(path.zoom)} slices the content is zoomed by {path.zoom[-1]:.3f}, turned by '
@@ -173,6 +181,10 @@ def _channel(channel: ChannelReport, limits: Tuple[float, float, float], pixels:
              (_curve(path.clockwise, 0, limits[1], 'Clockwise rotation', '°'), 'turn'),
              (_path(path.path, limits[2]), 'path'))
     drawn = ''.join(f'<figure>{svg}<figcaption>{title}</figcaption></figure>' for svg, title in plots)
+    return _channel_pictures(channel, pixels, f'{note} {moves}', f'<div class="plots">{drawn}</div>')
+
+
+def _channel_pictures(channel: ChannelReport, pixels: str, text: str, plots: str) -> str:
     frame, number = channel.frame, channel.channel
     return (
         f'<div class="channel"><div class="pair">'
@@ -180,19 +192,20 @@ def _channel(channel: ChannelReport, limits: Tuple[float, float, float], pixels:
         f'<figcaption>frame {frame}</figcaption></figure>'
         f'<figure><img{pixels} src="{channel.saliency}" alt="Saliency of channel {number} on frame {frame}">'
         f'<figcaption>saliency</figcaption></figure></div>'
-        f'<p class="soft"><strong>Channel {number}</strong>, activation {channel.activation:.3g}. {moves}</p>'
-        f'<div class="plots">{drawn}</div></div>')
+        f'<p class="soft"><strong>Channel {number}</strong>, activation {channel.activation:.3g}.{text}</p>'
+        f'{plots}</div>')
 
 
 def _channels(analysis: ClipAnalysis, pixels: str) -> str:
     parts = []
     for layer in dict.fromkeys(channel.layer for channel in analysis.channels):
         found = [channel for channel in analysis.channels if channel.layer == layer]
-        paths = [channel.trajectory for channel in found]
+        paths = [channel.trajectory for channel in found if channel.trajectory is not None]
+        kind = 'layer' if any(channel.note for channel in found) else '3T layer'
         # the same scales for the channels of a layer, and no magnified rounding errors
         limits = (_reach([path.zoom - 1 for path in paths], 0.001), _reach([path.clockwise for path in paths], 0.1),
                   _reach([path.path for path in paths], 0.01))
-        parts.append(f'<h4>Most active channels of the 3T layer {escaped(layer)}</h4><div class="channels">'
+        parts.append(f'<h4>Most active channels of the {kind} {escaped(layer)}</h4><div class="channels">'
                      f'{"".join(_channel(channel, limits, pixels) for channel in found)}</div>')
     return ''.join(parts)
 

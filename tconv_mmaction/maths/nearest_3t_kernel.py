@@ -1,0 +1,151 @@
+"""The 3T kernel nearest to each filter of a 3D kernel, in least squares.
+
+Three stages, all filters of a chunk at once: the best points of a grid (:mod:`.motion_starts`) and "no motion" are the
+starts; each goes a few Levenberg-Marquardt steps; the best two of every filter go on to the end. A filter therefore
+never ends worse than without motion.
+
+Zooms and shifts are bounded per step. Without bounds the best fit to a kernel of noise magnifies a few pixels of K_1 a
+hundred times, to make slices of one colour: better least squares, and no motion.
+
+Chunks keep the memory within bounds whatever the layer is.
+"""
+import math
+from typing import Callable, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from .levenberg_marquardt import levenberg_marquardt
+from .motion_starts import best_of_grid, start_grid
+from .projected_residual import ProjectedResidual, reduced
+
+FIRST_STEPS, SURVIVORS = 6, 2  # steps of every start; how many of a filter's starts go on
+OFF_IDENTITY = 1e-3  # the start without motion is this far from it, for at the identity itself every slope is 0
+LARGEST_ZOOM = 2.  # per step, in and out
+LARGEST_SHIFT = 1.5  # per step and axis, half kernels: beyond 2 nothing of a slice is left
+TOLERANCE = 1e-6  # a step that explains less of a filter's squared weight than this is the last
+
+Progress = Callable[[int, int], None]  # filters done, filters in all
+
+
+class Nearest(NamedTuple):
+    """Of every filter."""
+    parameters: Tensor  # (O, q), see ProjectedResidual
+    kernel: Tensor  # (O, P, I) the reference slice
+    explained: Tensor  # (O,) 1 - |W - fit|^2 / |W|^2; 1 for a filter of zeros
+    curvature: Tensor  # (O, q) how much of |W|^2 a change of each parameter costs, per its square, others following
+    converged: Tensor  # (O,)
+
+
+def still_explained(weight: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """Without motion, in closed form: (share explained by one slice repeated (O,), by one slice with a gain per slice
+    (O,), the gains (O, T) of root mean square 1 and a positive largest entry).
+
+    The gains are the first left singular vector of the filter as a T x (I*P) matrix: one temporal filter per output.
+    """
+    slices = weight.transpose(1, 2).flatten(2)  # O, T, I P
+    gram = torch.bmm(slices, slices.mT)
+    total = gram.diagonal(dim1=-2, dim2=-1).sum(1)
+    values, vectors = torch.linalg.eigh(gram)
+    gains = vectors[:, :, -1] * math.sqrt(weight.shape[2])
+    none = total == 0
+    share = torch.where(none, 1, total)
+    return (torch.where(none, 1., gram.sum((1, 2)) / weight.shape[2] / share),
+            torch.where(none, 1., values[:, -1] / share), positive(gains))
+
+
+def positive(gains: Tensor) -> Tensor:
+    """``(O, T)`` with the sign that makes the largest entry of each row positive."""
+    peak = gains.gather(1, gains.abs().argmax(1, keepdim=True))
+    return gains * torch.where(peak < 0, -1, 1)
+
+
+def curvature(hessian: Tensor, total: Tensor) -> Tensor:
+    """(n, q) 1 / (H^-1)_kk over |W|^2 (n,): 0 for a parameter that others can stand in for, or that nothing shows."""
+    scaled = hessian / torch.where(total == 0, 1, total)[:, None, None]
+    values, vectors = torch.linalg.eigh(scaled.nan_to_num(0., 0., 0.))
+    floor = torch.finfo(values.dtype).eps * values.amax(1, keepdim=True).clamp(min=1e-6)
+    return 1 / (vectors.square() / torch.maximum(values, floor)[:, None]).sum(2)
+
+
+def _starts(problem: ProjectedResidual, gains: Tensor, count: int, memory: int, seed: int) -> Tensor:
+    """(n, count, q): the best of the grid, and the filter at rest with the gains that are best then."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(problem.count, generator=generator, dtype=torch.float64)
+    rest = (OFF_IDENTITY * noise).to(gains).repeat(len(gains), 1, 1)
+    if problem.transform == 'free':
+        identity = torch.eye(2, 3, dtype=gains.dtype, device=gains.device).flatten().repeat(problem.steps)
+        rest[:, :, :problem.motions] += identity
+    if problem.gain:
+        rest[:, :, problem.motions:] = gains[:, None]
+    if count == 1:
+        return rest
+    grid = start_grid(problem, generator)
+    return torch.cat([rest, grid[best_of_grid(problem, grid, count - 1, memory)]], dim=1)
+
+
+def bounds(problem: ProjectedResidual) -> Optional[Tuple[Tensor, Tensor]]:
+    """The least and the largest value (q,) of every parameter; rotations, gains and free matrices have none."""
+    if problem.transform != 'affine':
+        return None
+    step = torch.tensor([math.log(LARGEST_ZOOM), torch.inf, LARGEST_SHIFT, LARGEST_SHIFT]).to(problem.slices)
+    largest = torch.full((problem.count, ), torch.inf).to(problem.slices)
+    largest[:problem.motions] = step.repeat(problem.steps)
+    return -largest, largest
+
+
+def _descend(problem: ProjectedResidual, starts: Tensor, total: Tensor, iterations: int):
+    """(values (n, s), parameters (n, s, q), converged (n, s)) after ``iterations`` steps from starts (n, s, q)."""
+    which = torch.arange(len(starts), device=starts.device).repeat_interleave(starts.shape[1])
+    found = levenberg_marquardt(
+        lambda x, i: problem.value(x, which[i]), lambda x, i: problem.linearise(x, which[i]), starts.flatten(0, 1),
+        iterations, (TOLERANCE * total)[which], bounds(problem))
+    shape = starts.shape[:2]
+    return found.values.view(shape), found.parameters.view_as(starts), found.converged.view(shape)
+
+
+def nearest_3t_kernel(weight: Tensor, gain: bool = False, transform: str = 'affine', reference: int = 0,
+                      starts: int = 8, iterations: int = 40, ridge: float = 1e-6, seed: int = 0,
+                      memory: int = 1 << 28, initial: Optional[Tensor] = None,
+                      progress: Optional[Progress] = None) -> Nearest:
+    """Fit every filter of a kernel.
+
+    Args:
+        weight: (O, I, T, H, W), float32 or float64, T > 1 and more than one pixel per slice.
+        gain, transform, reference, ridge: see :class:`ProjectedResidual`.
+        starts: per filter, at least 1; one of them is "no motion".
+        iterations: Levenberg-Marquardt steps of the starts that survive.
+        seed: of the noise on the starts.
+        memory: bytes that the work may take, about, beside the weight, a copy of it and the result.
+        initial: (O, q) where to start instead of the grid.
+        progress: called as chunks of filters are done.
+    """
+    size = tuple(weight.shape[2:])
+    rows = weight.shape[1] * math.prod(size) * weight.element_size()  # of one filter, which QR and the end copy
+    slices = torch.cat([reduced(part) for part in weight.split(max(1, memory // (3 * rows)))])
+    everything = ProjectedResidual(slices, size, gain, transform, reference, ridge)
+    if initial is None:
+        all_starts = _starts(everything, still_explained(weight)[2], starts, memory, seed)
+    else:
+        all_starts = initial[:, None]
+    chunk = max(1, memory // max(everything.bytes_per_problem() * all_starts.shape[1], 4 * rows))
+    parts, done = [], 0
+    for part, few, points in zip(weight.split(chunk), slices.split(chunk), all_starts.split(chunk)):
+        total = part.flatten(1).square().sum(1)
+        problem = ProjectedResidual(few, size, gain, transform, reference, ridge)
+        if initial is None:
+            values, points, _ = _descend(problem, points, total, min(FIRST_STEPS, iterations))
+            kept = values.topk(min(SURVIVORS, starts), dim=1, largest=False).indices
+            points = points.gather(1, kept[..., None].expand(-1, -1, problem.count))
+        values, points, converged = _descend(problem, points, total, iterations)
+        best = values.argmin(1, keepdim=True)
+        parameters = points.gather(1, best[..., None].expand(-1, -1, problem.count))[:, 0]
+        everyone = torch.arange(len(part), device=part.device)
+        kernel, left = problem.kernel(parameters, everyone, part.flatten(2).mT)
+        explained = torch.where(total == 0, 1, 1 - left / torch.where(total == 0, 1, total))
+        slopes = curvature(problem.linearise(parameters, everyone)[2], total)
+        parts.append((parameters, kernel, explained, slopes, converged.gather(1, best)[:, 0]))
+        done += len(part)
+        if progress is not None:
+            progress(done, len(weight))
+    return Nearest(*map(torch.cat, zip(*parts)))
