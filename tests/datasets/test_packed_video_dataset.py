@@ -125,7 +125,8 @@ def test_jpeg_frames_are_near(packed):
         assert 0 < difference.mean() < 2
 
 
-@pytest.mark.parametrize('workers, context, pin', [(0, None, False), (2, 'fork', True), pytest.param(1, 'spawn', False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('workers, context, pin', [
+    (0, None, False), (2, 'fork', True), pytest.param(1, 'spawn', False, marks=pytest.mark.slow)])
 def test_workers_ranks_and_epochs(packed, workers, context, pin, recwarn):
     """Every clip once over two ranks, in two epochs of persistent workers, the same as without workers."""
     pipeline = [dict(type='DecordInit'), dict(type='WholeVideoSampleFrames', clip_len=3), dict(type='DecordDecode'),

@@ -146,7 +146,7 @@ Usage = namedtuple('Usage', 'total used free')
 
 
 @pytest.mark.parametrize('more, message', [
-    (('--short-side', 20), 'a pack with other settings (own size, raw, read by decord) than asked for (short side 20, raw'),
+    (('--short-side', 20), 'a pack with other settings (own size, raw, read by decord) than asked for (short side 20'),
     (('--jpeg', 90), 'than asked for (own size, JPEG at quality 90')])
 def test_other_settings_are_refused(main, videos, capsys, more, message):
     assert main(command(videos)) == 0
