@@ -238,7 +238,7 @@ def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labe
     pipeline = [str(step.get('type')) for step in cfg.get('pipeline') or () if isinstance(step, dict)]
     other = 'RawFrameDecode' if not form.frames else next(
         (name for name in pipeline if name in ('DecordInit', 'PyAVInit', 'OpenCVInit', 'PIMSInit')), None)
-    if other in pipeline:
+    if other in pipeline and not form.packed:  # a packed data set replaces whatever decodes
         place = pipeline.index(other)
         problems.add(f'{key}.pipeline.{place}', f'{other} reads {"video files" if form.frames else "folders of frames"}'
                      f', and {cfg["type"]} has {"folders of frames" if form.frames else "video files"}. Use '

@@ -6,10 +6,13 @@ LABEL`` (RawframeDataset), several labels with ``multi_class``. Files are looked
 import inspect
 import os
 from collections import defaultdict
+from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from mmaction.datasets import RawframeDataset, VideoDataset
 
+from ..datasets import PackedVideoDataset
+from ..utils.packed_frames import PackSettings, read_index
 from .problems import SHOWN, Problems
 
 LOOKED_FOR = 3  # files at the start of a list, and as many at its end
@@ -30,6 +33,7 @@ class ListForm(NamedTuple):
     multi_class: bool
     delimiter: Optional[str]
     tolerant: bool = False  # some of the files may be unreadable
+    packed: bool = False  # the folder is a pack, not one of files
 
     def describe(self) -> str:
         parts = ['PATH', *(['START'] if self.offset else []), *(['FRAMES'] if self.frames else []),
@@ -39,6 +43,9 @@ class ListForm(NamedTuple):
 
 def form_of(cls: type, cfg: dict) -> Optional[ListForm]:
     """The form of a data set's list; None for data sets that read something else."""
+    if isinstance(cls, type) and issubclass(cls, PackedVideoDataset):
+        return ListForm(False, False, bool(cfg.get('multi_class', False)), cfg.get('delimiter', ' '),
+                        cfg.get('missing') == 'leave_out', True)
     for base, frames in ((VideoDataset, False), (RawframeDataset, True)):
         if isinstance(cls, type) and issubclass(cls, base) and cls.load_data_list is base.load_data_list:
             tolerant = 'max_bad_share' in inspect.signature(cls).parameters and (
@@ -202,6 +209,9 @@ def check_files(entries: List[Entry], folder: str, form: ListForm, list_path: st
         problems.add(key, f'there is no folder {folder}. Put the {"frames" if form.frames else "videos"} there, or set '
                      f'the path: --cfg-options {key}=FOLDER.')
         return
+    if form.packed:
+        _check_pack(entries, folder, form, list_path, key, problems)
+        return
     ends = ends_of(entries)
     missing = [(entry, path) for entry in ends for path in [os.path.join(folder, entry.path)]
                if not (os.path.isdir(path) if form.frames else os.path.isfile(path))]
@@ -219,3 +229,20 @@ def check_files(entries: List[Entry], folder: str, form: ListForm, list_path: st
         if empty:
             entry, path = empty[0]
             problems.add(key, f'{list_path}, line {entry.line}: {path} has zero bytes. Get it again, or take it out.')
+
+
+def _check_pack(entries: List[Entry], folder: str, form: ListForm, list_path: str, key: str,
+                problems: Problems) -> None:
+    """Look for all videos of a list in a pack."""
+    try:
+        PackSettings.load(Path(folder))
+        index = read_index(folder)
+    except (ValueError, OSError) as error:
+        problems.add(key, str(error))
+        return
+    missing = [entry for entry in entries if entry.path not in index]
+    if missing and not (form.tolerant and len(missing) < len(entries)):
+        entry = missing[0]
+        problems.add(key, f'{list_path}, line {entry.line}: {entry.path} is not in the pack {folder} ({len(missing)} '
+                     f'of {len(entries)} are missing). Run tools/data/pack_clips.py on this list, which adds them; or '
+                     "go on without them: missing='leave_out' of the data set.")

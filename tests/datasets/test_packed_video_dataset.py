@@ -1,19 +1,20 @@
 """PackedVideoDataset: pixels and labels of VideoDataset with a Resize, for every transform that samples frames."""
 import random
 import runpy
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.paths import ROOT
 from mmaction.registry import DATASETS
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader, DistributedSampler
 
 from tconv_mmaction.datasets import packed_video_dataset
+from tconv_mmaction.setup_checks.data import DataOptions, check_loader
+from tconv_mmaction.setup_checks.problems import Problems
 
-ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools/data/pack_clips.py'
 SAMPLERS = [
     dict(type='SampleFrames', clip_len=4, frame_interval=2, num_clips=2),
@@ -191,3 +192,22 @@ def test_a_pack_smaller_than_the_pipeline_asks_for_is_said(packed, monkeypatch):
     for scale, more, warned in (((-1, 32), {}, True), ((-1, 24), {}, False), ((-1, 20), {}, False),
                                 ((64, 30), dict(keep_ratio=False), True), ((16, 16), dict(keep_ratio=False), False)):
         assert ('are packed at short side 24' in said(scale, **more)) == warned, scale
+
+
+@pytest.mark.parametrize('change, message', [
+    ({}, None),
+    (dict(pipeline=[dict(type='PyAVInit'), dict(type='SampleFrames', clip_len=3), dict(type='RawFrameDecode'),
+                    dict(type='PackActionInputs')]), None),
+    (dict(data_prefix=dict(video='videos')), 'videos is no folder of packed videos'),
+    (dict(ann_file='other.txt'), 'line 2: gone.avi is not in the pack'),
+    (dict(ann_file='other.txt', missing='leave_out'), None)])
+def test_the_setup_check_looks_into_the_pack(packed, change, message):
+    (packed / 'other.txt').write_text('0.avi 0\ngone.avi 1\n')
+    problems = Problems()
+    check_loader(dict(batch_size=2, num_workers=0, dataset=dict(dict(
+        type='PackedVideoDataset', ann_file='list.txt', data_root=str(packed), data_prefix=dict(video='side'),
+        pipeline=[
+            dict(type='DecordInit'), dict(type='SampleFrames', clip_len=3), dict(type='DecordDecode'),
+            dict(type='PackActionInputs')]), **change)), 'train_dataloader', 3, True, DataOptions(), problems)
+    texts = [problem.text for problem in problems]
+    assert not texts if message is None else len(texts) == 1 and message in texts[0], texts

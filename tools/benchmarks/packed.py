@@ -13,17 +13,18 @@ middle) has exactly the pixels of decoding and Resize; PSNR is of the clips of a
 import math
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 import cv2
 import numpy as np
-from common import environment, parser, report
 from mmaction.datasets import RawframeDataset, VideoDataset
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
+from tconv_mmaction.cli.timing import parser, report
 from tconv_mmaction.datasets import PackedVideoDataset
 from tconv_mmaction.datasets.pack_worker import Pack
 from tconv_mmaction.utils.packed_frames import PackReader, PackSettings, Row, read_index
@@ -97,7 +98,6 @@ def pixels(data: Data) -> Dict[str, dict]:
 
 
 def epoch_seconds(loader: DataLoader, clips: int) -> float:
-    import time
     start, count = time.perf_counter(), 0
     for batch in loader:
         count += len(batch['inputs'])
@@ -131,7 +131,7 @@ def rows(data: Data, args, workers: Sequence[int]) -> List[dict]:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     options = parser(__doc__)
     options.add_argument('--videos', type=Path, help='folder of videos (default: four of 340x256 are made)')
-    options.add_argument('--workers', type=int, nargs='+', default=[1, 2, 3, 4], help='of the loaders (default: 1 2 3 4)')
+    options.add_argument('--workers', type=int, nargs='+', default=[1, 2, 3, 4], help='of the loaders')
     args = options.parse_args(argv)
     if args.quick:
         args.rounds, args.workers = min(args.rounds, 2), args.workers[:1]

@@ -5,16 +5,15 @@ import shutil
 import signal
 import time
 from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.paths import ROOT
 
 from tconv_mmaction.datasets import pack_worker
 from tconv_mmaction.utils.lossless_video import write_video
 from tconv_mmaction.utils.packed_frames import PackReader, read_index
 
-ROOT = Path(__file__).parents[3]
 TOOL = ROOT / 'tools/data/pack_clips.py'
 FRAMES = 6
 
