@@ -13,6 +13,7 @@ wanted does not come, the file is read from its start.
 """
 import math
 from bisect import bisect_right
+from fractions import Fraction
 from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
@@ -31,6 +32,7 @@ def load_av() -> Any:
     """
     try:
         import av
+        import av.filter
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"decoder='pyav' needs PyAV, which is not installed: {INSTALL}; or leave decoder "
                                   "out, then decord reads the videos.", name='av') from error
@@ -73,6 +75,7 @@ class PyAVVideo:
     def __init__(self, source: Union[str, BinaryIO], num_threads: int = 1, count: Optional[int] = None) -> None:
         self._av, self._source, self._threads = load_av(), source, num_threads
         self._frames: Optional[Iterator[Any]] = None
+        self._to_rgb = ToRGB(self._av)
         self._position = -1  # of the frame that came last; -1 at the start
         self._index: Optional[FrameIndex] = None
         self._count = count
@@ -166,7 +169,8 @@ class PyAVVideo:
         """Every frame (H, W, 3) uint8 RGB from the start, decoded once."""
         self._rewound()
         for frame in self._frames:
-            yield picture(frame)
+            self._position += 1
+            yield self._to_rgb(frame)
 
     def get_batch(self, indices: Sequence[int]) -> Batch:
         """Frames (n, H, W, 3) uint8 RGB in the order of ``indices`` (n,).
@@ -210,7 +214,7 @@ class PyAVVideo:
                     raise _Lost(f'frame {target} does not decode: the file ends with frame {self._position}')
                 self._position += 1
                 self._expect(frame)
-            found[target] = picture(frame)
+            found[target] = self._to_rgb(frame)
         return found
 
     def _expect(self, frame: Any) -> None:
@@ -249,6 +253,32 @@ def _chain(first: Any, others: Iterator[Any]) -> Iterator[Any]:
     yield from others
 
 
-def picture(frame: Any) -> np.ndarray:
-    """A frame of PyAV (H, W, 3) uint8 RGB, turned by the quarters that the file asks for."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), round(frame.rotation / 90) % 4))
+class ToRGB:
+    """Converts frames with the filters that the program ffmpeg takes, which know where colours of half resolution lie.
+
+    PyAV's ``to_ndarray(format='rgb24')`` gives the same for most 8-bit videos, others for 10-bit and interlaced ones.
+    """
+
+    def __init__(self, av: Any) -> None:
+        self._av, self._graph, self._made_for = av, None, None
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        """A frame of PyAV as (H, W, 3) uint8 RGB, turned by the quarters that the file asks for."""
+        kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
+        if kind != self._made_for:  # a stream may change its size
+            self._graph, self._made_for = self._make(frame), kind
+        self._graph.push(frame)
+        image = self._graph.pull().to_ndarray()
+        return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
+
+    def _make(self, frame: Any) -> Any:
+        graph = self._av.filter.Graph()
+        source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format,
+                                  time_base=frame.time_base or Fraction(1, 1000))
+        scale, sink = graph.add('scale', 'flags=bicubic'), graph.add('buffersink')
+        rgb = graph.add('format', 'pix_fmts=rgb24')
+        source.link_to(scale)
+        scale.link_to(rgb)
+        rgb.link_to(sink)
+        graph.configure()
+        return graph

@@ -8,14 +8,15 @@ that are warm; its number of clips is such that each takes seconds (the list is 
 sets in turn, for every number of workers, and the ratio is that of the round.
 
 Without ``--videos`` four videos of 340x256 are made. ``equal`` counts the videos whose clip (the 32 frames in the
-middle) has exactly the pixels of decoding and Resize; PSNR is of the clips of all videos.
+middle) has exactly the pixels of decoding and Resize; PSNR is of the clips of all videos. ``processor_ms`` is the time
+of processors for one clip, all processes together: other programs on the machine hardly change it.
 """
 import math
 import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -97,19 +98,32 @@ def pixels(data: Data) -> Dict[str, dict]:
     return found
 
 
-def epoch_seconds(loader: DataLoader, clips: int) -> float:
-    start, count = time.perf_counter(), 0
+def processor_seconds(loader: DataLoader) -> float:
+    """Of this process and the loader's workers so far; NaN where the system does not tell (no /proc)."""
+    seconds = time.process_time()
+    for worker in loader._iterator._workers if loader._iterator is not None else ():
+        stat = Path(f'/proc/{worker.pid}/stat')
+        if not stat.exists():
+            return math.nan
+        fields = stat.read_text().rpartition(')')[2].split()
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')  # user and system
+    return seconds
+
+
+def epoch_seconds(loader: DataLoader, clips: int) -> Tuple[float, float]:
+    """Seconds by the clock and of processors for one epoch."""
+    start, before, count = time.perf_counter(), processor_seconds(loader), 0
     for batch in loader:
         count += len(batch['inputs'])
     if count != clips:
         raise RuntimeError(f'An epoch had {count} clips instead of {clips}.')
-    return time.perf_counter() - start
+    return time.perf_counter() - start, processor_seconds(loader) - before
 
 
 def rows(data: Data, args, workers: Sequence[int]) -> List[dict]:
     found, looks = [], pixels(data)
     for number in workers:
-        rates = {kind: [] for kind in CLIPS}
+        rates, used = {kind: [] for kind in CLIPS}, {kind: [] for kind in CLIPS}
         loaders = {kind: DataLoader(data.build(kind, clips), batch_size=BATCH, num_workers=number, shuffle=True,
                                     collate_fn=pseudo_collate, persistent_workers=True)
                    for kind, clips in CLIPS.items()}
@@ -117,13 +131,15 @@ def rows(data: Data, args, workers: Sequence[int]) -> List[dict]:
             epoch_seconds(loader, CLIPS[kind])
         for i in range(args.rounds):
             for kind in list(CLIPS)[::1 if i % 2 == 0 else -1]:
-                rates[kind].append(CLIPS[kind] / epoch_seconds(loaders[kind], CLIPS[kind]))
+                seconds, processors = epoch_seconds(loaders[kind], CLIPS[kind])
+                rates[kind].append(CLIPS[kind] / seconds)
+                used[kind].append(processors / CLIPS[kind])
         for kind, values in rates.items():
             times = np.array(values) / np.array(rates[VIDEO])
             low, high = np.percentile(times, [25, 75])
             found.append(dict(workers=number, data=kind, clips_per_s=round(float(np.median(values)), 1),
                               times_VideoDataset=round(float(np.median(times)), 2), quartiles=f'{low:.2f} - {high:.2f}',
-                              **looks[kind]))
+                              processor_ms=round(float(np.median(used[kind])) * 1e3, 2), **looks[kind]))
         del loaders
     return found
 

@@ -2,6 +2,7 @@
 
     python tools/data/check_videos.py train.txt --data-prefix videos --out work_dirs/videos.csv --workers 4
     python tools/data/check_videos.py train.txt --data-prefix videos --out work_dirs/videos.csv --clean-list clean.txt
+    python tools/data/check_videos.py train.txt --data-prefix videos --out work_dirs/videos.csv --counted-list true.txt
 
 Every frame is decoded with decord, as in training, and counted with OpenCV. Each worker is a process of its own: a file
 that crashes the decoder or does not end within --timeout seconds is one bad file. The report grows row by row; the
@@ -187,6 +188,12 @@ def run(args: argparse.Namespace) -> int:
         kept = [line for line, name in lines if name not in left_out]
         atomic_write_bytes(args.clean_list, ''.join(f'{line}\n' for line in kept).encode('utf-8', 'surrogateescape'))
         print(f'{args.clean_list}: {len(kept)} of {len(lines)} lines')
+    if args.counted_list is not None:
+        counted = [f'{name}{args.delimiter}{rows[name]["decodable_frames"]}{line.strip()[len(name):]}'
+                   for line, name in lines if name not in left_out]
+        atomic_write_bytes(args.counted_list,
+                           ''.join(f'{line}\n' for line in counted).encode('utf-8', 'surrogateescape'))
+        print(f'{args.counted_list}: {len(counted)} of {len(lines)} lines, with the frames that decode')
     return 1 if left_out else 0
 
 
@@ -200,12 +207,17 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--quick', action='store_true', help='decode three frames of each file and count none')
     parser.add_argument('--delimiter', default=' ', help='between name and label (default: a blank)')
     parser.add_argument('--clean-list', type=Path, help='write the list without the bad files')
+    parser.add_argument('--counted-list', type=Path, help='write the list without the bad files and with the number of '
+                        'frames that decode: "PATH FRAMES LABEL", for TolerantVideoDataset(counted=True)')
     parser.add_argument('--strict', action='store_true', help='treat frame counts that lie as bad files')
     args = parser.parse_args(argv)
     if args.workers < 1 or args.timeout <= 0:
         parser.error(f'--workers {args.workers} and --timeout {args.timeout:g} must be positive.')
-    if args.clean_list is not None and args.source.is_dir():
-        parser.error(f'--clean-list needs an annotation list, and {args.source} is a folder.')
+    for name in ('clean_list', 'counted_list'):
+        if getattr(args, name) is not None and args.source.is_dir():
+            parser.error(f'--{name.replace("_", "-")} needs an annotation list, and {args.source} is a folder.')
+    if args.counted_list is not None and args.quick:
+        parser.error('--counted-list needs the frames to be counted, and --quick counts none.')
     try:
         return run(args)
     except (ValueError, FileNotFoundError) as error:
