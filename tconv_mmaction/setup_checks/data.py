@@ -11,6 +11,7 @@ from mmaction.registry import DATASETS, TRANSFORMS
 from mmengine.registry import DATA_SAMPLERS
 
 from ..utils.confinement import check_confined, roots_of
+from ..utils.packed_frames import read_index
 from .agreement import installed
 from .batches import check_wrapper, samples_of
 from .dry_run import Packed, Sample, check_packed, probe_videos, try_pipeline
@@ -199,6 +200,11 @@ def _samples(entries: List[Entry], folder: str, cfg: dict, form: Any, path: str,
              problems: Problems) -> List[Sample]:
     """Sizes of the frames of a few files of a list."""
     ends = ends_of(entries)
+    if form.packed:
+        rows = [(entry, found[1]) for index in [read_index(folder)] for entry in ends
+                for found in [index.get(entry.path)] if found is not None]
+        return [Sample(os.path.join(folder, entry.path), row.width, row.height, row.frames, row.fps)
+                for entry, row in rows]
     if not form.frames:
         return probe_videos([(entry.line, os.path.join(folder, entry.path)) for entry in ends], path, form.tolerant,
                             f'{key}.data_prefix.video', problems)
@@ -265,7 +271,7 @@ def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labe
                              'Take them out; or, if the place is meant, name its folder too: confine_paths=[...].')
     # not before it is known that none of them may not be opened
     whole = len(problems) == (before if form.frames else files_from)
-    if whole and '://' not in folder and not getattr(form, 'packed', False):
+    if whole and '://' not in folder:
         samples = _samples(entries, folder, cfg, form, path, key, problems)
     return entries, folder, samples
 

@@ -12,7 +12,7 @@ import pytest
 from helpers.paths import ROOT
 from mmaction.registry import DATASETS
 
-from tconv_mmaction.setup_checks.data import DataOptions, check_loader
+from tconv_mmaction.setup_checks.data import DataOptions, Model, check_loader
 from tconv_mmaction.setup_checks.problems import Problems
 from tconv_mmaction.utils.lossless_video import write_video
 from tconv_mmaction.utils.video_file import find_problem, stated_size, video_path
@@ -236,8 +236,9 @@ def test_true_counts_in_the_list_are_what_is_sampled_from(main, tmp_path, capsys
         check_loader(dict(batch_size=1, num_workers=0, dataset=dict(
             type='TolerantVideoDataset', counted=True, ann_file=str(path), data_prefix=dict(
                 video=str(tmp_path / 'videos')), pipeline=[dict(type='DecordInit'), dict(
-                    type='SampleFrames', clip_len=4), dict(type='DecordDecode'), dict(type='PackActionInputs')])),
-            'train_dataloader', 2, True, DataOptions(), problems)
+                    type='SampleFrames', clip_len=4), dict(type='DecordDecode'),
+                    dict(type='FormatShape', input_format='NCTHW'), dict(type='PackActionInputs')])),
+            'train_dataloader', Model(2, True, 3), True, DataOptions(), problems)
         assert not problems if message is None else message in problems[0].text, problems
     for wrong in (command + ['--quick'], [str(tmp_path / 'videos'), *command[1:]]):
         with pytest.raises(SystemExit):

@@ -148,8 +148,9 @@ def test_strides_that_keep_every_slice_alive(frames, strides):
 def test_models(tmp_path, monkeypatch, model):
     """Each config passes the setup check, which runs its network on the meta device; T_max is open."""
     make(tmp_path / 'videos', dict(a=5, b=5, c=6))
+    write_video(tmp_path / 'real.mkv', np.zeros((20, 90, 160), np.uint8))
     for video in (tmp_path / 'videos').rglob('*.mp4'):
-        video.write_bytes(b'x')
+        video.write_bytes((tmp_path / 'real.mkv').read_bytes())
     monkeypatch.chdir(tmp_path)
     assert run(tmp_path / 'videos', '--out-dir', tmp_path / 'lists').returncode == 0
     text = config_text(tmp_path / 'mine.py', ROOT / 'configs/recognition', model, Clip(12, 64, 96), 3,
