@@ -197,6 +197,7 @@ def test_a_pack_smaller_than_the_pipeline_asks_for_is_said(packed, monkeypatch):
 @pytest.mark.parametrize('change, message', [
     ({}, None),
     (dict(pipeline=[dict(type='OpenCVInit'), dict(type='SampleFrames', clip_len=3), dict(type='RawFrameDecode'),
+                    dict(type='Resize', scale=(24, 24), keep_ratio=False),
                     dict(type='FormatShape', input_format='NCTHW'), dict(type='PackActionInputs')]), None),
     (dict(pipeline=[dict(type='DecordInit'), dict(type='SampleFrames', clip_len=3), dict(type='DecordDecode'),
                     dict(type='CenterCrop', crop_size=28), dict(type='FormatShape', input_format='NCTHW'),
@@ -207,10 +208,12 @@ def test_a_pack_smaller_than_the_pipeline_asks_for_is_said(packed, monkeypatch):
 def test_the_setup_check_looks_into_the_pack(packed, change, message):
     (packed / 'other.txt').write_text('0.avi 0\ngone.avi 1\n')
     problems = Problems()
-    check_loader(dict(batch_size=2, num_workers=0, dataset=dict(dict(
-        type='PackedVideoDataset', ann_file='list.txt', data_root=str(packed), data_prefix=dict(video='side'),
-        pipeline=[
-            dict(type='DecordInit'), dict(type='SampleFrames', clip_len=3), dict(type='DecordDecode'),
-            dict(type='FormatShape', input_format='NCTHW'), dict(type='PackActionInputs')]), **change)), 'train_dataloader', Model(3, True, 3), True, DataOptions(), problems)
+    pipeline = [dict(type='DecordInit'), dict(type='SampleFrames', clip_len=3), dict(type='DecordDecode'),
+                dict(type='Resize', scale=(24, 24), keep_ratio=False), dict(type='FormatShape', input_format='NCTHW'),
+                dict(type='PackActionInputs')]
+    dataset = dict(type='PackedVideoDataset', ann_file='list.txt', data_root=str(packed), pipeline=pipeline,
+                   data_prefix=dict(video='side'))
+    check_loader(dict(batch_size=2, num_workers=0, dataset=dict(dataset, **change)), 'train_dataloader',
+                 Model(3, True, 3), True, DataOptions(), problems)
     texts = [problem.text for problem in problems]
     assert not texts if message is None else texts and message in texts[0], texts

@@ -33,7 +33,7 @@ from tconv_mmaction.utils.packed_frames import PackReader, PackSettings, Row, re
 SIDE, CLIP_LEN, BATCH = 112, 32, 8
 VIDEO, RAWFRAMES, PACKED, PACKED_JPEG = ('VideoDataset', 'RawframeDataset (JPEG 95)', 'PackedVideoDataset (raw)',
                                          'PackedVideoDataset (JPEG 95)')
-CLIPS = {VIDEO: 64, RAWFRAMES: 512, PACKED: 2048, PACKED_JPEG: 512}  # of an epoch
+CLIPS = {VIDEO: 64, RAWFRAMES: 256, PACKED: 1024, PACKED_JPEG: 256}  # of an epoch
 
 
 def pipeline(decode: Sequence[dict], test_mode: bool) -> List[dict]:
