@@ -35,8 +35,9 @@ setup(
     extras_require={
         'lite': ['mmcv-lite>=2.1.0,<2.2.0'],
         'tests': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'psutil', 'captum', 'tensorboard', 'onnx',
-                  'onnxruntime', 'ruff'],
+                  'onnxruntime', 'ruff', 'av'],
         'docs': ['mkdocs-material', 'mkdocstrings[python]'],
         'viz': ['captum', 'tensorboard'],
+        'video': ['av'],  # the second decoder: DecordInit(decoder='pyav')
     },
 )

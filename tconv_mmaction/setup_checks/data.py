@@ -10,6 +10,7 @@ from mmaction.registry import DATASETS
 from mmengine.registry import DATA_SAMPLERS
 
 from ..utils.confinement import check_confined, roots_of
+from ..utils.packed_frames import read_index
 from .batches import check_wrapper, samples_of
 from .dry_run import Output, Sample, check_outputs, probe_videos, try_pipeline
 from .frames import check_frames, frame_name
@@ -110,6 +111,11 @@ def _samples(entries: List[Entry], folder: str, cfg: dict, form: Any, path: str,
              problems: Problems) -> List[Sample]:
     """Sizes of the frames of a few files of a list."""
     ends = ends_of(entries)
+    if form.packed:
+        rows = [(entry, found[1]) for index in [read_index(folder)] for entry in ends
+                for found in [index.get(entry.path)] if found is not None]
+        return [Sample(os.path.join(folder, entry.path), row.width, row.height, row.frames, row.fps)
+                for entry, row in rows]
     if not form.frames:
         return probe_videos([(entry.line, os.path.join(folder, entry.path)) for entry in ends], path, form.tolerant,
                             f'{key}.data_prefix.video', problems)
@@ -149,7 +155,7 @@ def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labe
     pipeline = [str(step.get('type')) for step in cfg.get('pipeline') or () if isinstance(step, dict)]
     other = 'RawFrameDecode' if not form.frames else next(
         (name for name in pipeline if name in ('DecordInit', 'PyAVInit', 'OpenCVInit', 'PIMSInit')), None)
-    if other in pipeline:
+    if other in pipeline and not form.packed:  # a packed data set replaces whatever decodes
         place = pipeline.index(other)
         problems.add(f'{key}.pipeline.{place}', f'{other} reads {"video files" if form.frames else "folders of frames"}'
                      f', and {cfg["type"]} has {"folders of frames" if form.frames else "video files"}. Use '
@@ -176,7 +182,7 @@ def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labe
                              'Take them out; or, if the place is meant, name its folder too: confine_paths=[...].')
     # not before it is known that none of them may not be opened
     whole = len(problems) == (before if form.frames else files_from)
-    if whole and '://' not in folder and not getattr(form, 'packed', False):
+    if whole and '://' not in folder:
         samples = _samples(entries, folder, cfg, form, path, key, problems)
     return entries, folder, samples
 
