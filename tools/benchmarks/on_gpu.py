@@ -199,9 +199,9 @@ def steps(say: Say) -> None:
 
 def nets(say: Say) -> None:
     """GoogLeNet, and I3D-R50 with one filter and with branches; bfloat16 only."""
-    compare(say, ('3D-GoogLeNet', '3T-GoogLeNet'), (16, 64, 64) if DRY else (30, 150, 224), (2 if DRY else 8, ), ('bf16', ))
-    compare(say, ('I3D-R50', 'I3D-R50, multi-branch'), (8, 48, 48) if DRY else (32, 224, 224), (2 if DRY else 8, ),
-            ('bf16', ))
+    batches = (2 if DRY else 8, )
+    compare(say, ('3D-GoogLeNet', '3T-GoogLeNet'), (16, 64, 64) if DRY else (30, 150, 224), batches, ('bf16', ))
+    compare(say, ('I3D-R50', 'I3D-R50, multi-branch'), (8, 48, 48) if DRY else (32, 224, 224), batches, ('bf16', ))
 
 
 def clstm(say: Say) -> None:
@@ -245,7 +245,8 @@ def masks(say: Say) -> None:
         clip = torch.randn(*((1, 3, 8, 48, 48) if DRY else (8, 3, 16, 112, 112)), device=DEVICE)
         for iterations in (1, 2) if DRY else (5, 55):  # the difference is iterations alone
             begin = time.perf_counter()
-            find_temporal_mask(lambda c, net=net: net(c).softmax(1), clip, iterations=iterations, tolerance=0., model=net)
+            find_temporal_mask(lambda c, net=net: net(c).softmax(1), clip, iterations=iterations, tolerance=0.,
+                               model=net)
             torch.cuda.synchronize() if DEVICE == 'cuda' else None
             say(net=name, clips=len(clip), iterations=iterations, wall=round(1e3 * (time.perf_counter() - begin), 1))
 

@@ -7,8 +7,8 @@ after the step alone):
     dc += dh o (1 - tanh(c_t)^2)
     d(i, f, g, o) = (dc g i', dc c_{t-1} f', dc i g', dh tanh(c_t) o')        dc_{t-1} = dc f
 
-The state c is in float32; gates and h are in the type of the convolutions. Without Triton the same is a dozen of PyTorch's
-operations, which are also what the kernels are compared with (tests/ops/conv_lstm/test_whole_clip.py).
+The state c is in float32; gates and h are in the type of the convolutions. Without Triton the same is a dozen of
+PyTorch's operations, which are also what the kernels are compared with (tests/ops/conv_lstm/test_whole_clip.py).
 """
 from typing import Optional
 

@@ -119,9 +119,10 @@ def params_hook() -> Counter:
 def layers() -> Counter:
     """Every layer in odd settings, training and eval."""
     todo = [Conv3T(8, 8, 3, transform='free'), Conv3T(8, 8, (3, 3, 2), gain=True, groups=2),
-            Conv3T(8, 8, 3, padding=1, padding_mode='reflect'), Conv3T(8, 8, (1, 3, 3)), Conv3T(8, 8, 5, padding='same'),
-            Conv3T(8, 8, 3, evaluation='factored', stride=2), MultiBranchConv3d(8, 8, 3, eta=float('inf')),
-            MultiBranchConv3d(8, 8, 5, padding=2, branches=(3, 5)), SeparableConv3d(8, 8, 3, padding=1)]
+            Conv3T(8, 8, 3, padding=1, padding_mode='reflect'), Conv3T(8, 8, (1, 3, 3)),
+            Conv3T(8, 8, 5, padding='same'), Conv3T(8, 8, 3, evaluation='factored', stride=2),
+            MultiBranchConv3d(8, 8, 3, eta=float('inf')), MultiBranchConv3d(8, 8, 5, padding=2, branches=(3, 5)),
+            SeparableConv3d(8, 8, 3, padding=1)]
     total = Counter()
     for layer in map(to_cuda, todo):
         x = torch.randn(2, 8, 6, 9, 9, device='cuda', requires_grad=True)
