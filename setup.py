@@ -19,21 +19,20 @@ setup(
     install_requires=[
         'torch>=2.4',
         'mmaction2>=1.2.0,<1.3',
-        'mmengine>=0.10.4,<1.0',
         'decord>=0.6.0',  # clips are read with it
         'importlib_metadata',  # mmaction2 1.2.0 imports it and does not ask for it
         'matplotlib',
-        # OpenCV comes with mmengine and mmaction2
+        # OpenCV comes with mmaction2
         'numpy',
         'packaging',
         'pandas',
         'scikit-learn',  # handwritten digits for VideoMNIST, F1 score
         'scipy',
     ],
-    # mmcv is no hard requirement: full mmcv and mmcv-lite are the same package to Python, and installing
-    # one over the other breaks both. Who has neither takes the extra `lite`.
+    # mmcv and mmengine are no hard requirements: full mmcv, mmcv-lite and onedl-mmcv are the same package to Python,
+    # as are mmengine and onedl-mmengine, and installing one over the other breaks both. Who has none takes `lite`.
     extras_require={
-        'lite': ['mmcv-lite>=2.1.0,<2.2.0'],
+        'lite': ['mmcv-lite>=2.1.0,<2.2.0', 'mmengine>=0.10.4,<1.0'],
         'tests': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'psutil', 'captum', 'tensorboard', 'onnx',
                   'onnxruntime', 'ruff'],
         'docs': ['mkdocs-material', 'mkdocstrings[python]'],

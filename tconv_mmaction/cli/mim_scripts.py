@@ -14,7 +14,7 @@ from typing import Any, Iterator, List, Sequence
 import mmaction
 from mmengine.runner import FlexibleRunner, Runner
 
-from ..compat import checkpoints
+from ..compat import checkpoints, script_libraries
 from ..setup_checks.config_file import explained_configs
 
 CHECKED = {'train.py': 'train', 'test.py': 'test'}  # scripts whose config is checked first, and for what
@@ -89,6 +89,7 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpoints.guarded_torch_load())
+            stack.enter_context(script_libraries.available(path))
             if name in CHECKED:
                 stack.enter_context(explained_configs())
                 stack.enter_context(checked_setup(CHECKED[name]))
