@@ -22,6 +22,7 @@ builtins.bytes                  no bytes, which is how pickle spells the content
 PyTorch before 2.6 loads with weights_only=False unless told otherwise, and there these checkpoints load; nothing is
 changed, and nothing protects: load only files that you trust, or upgrade.
 """
+import _compat_pickle
 import contextlib
 import functools
 import math
@@ -45,7 +46,9 @@ _METHODS = ('current', 'max', 'mean', 'min')
 _CODES = re.compile(r'[biufc](1|2|4|8|16|32)|[SU][1-9][0-9]{0,8}')
 
 
-_NO_USERS = {'__builtin__', 'torch', 'numpy', *getattr(sys, 'stdlib_module_names', sys.builtin_module_names)}
+# first parts of names that are no user's; pickle writes modules of the standard library under Python 2's names too
+_NO_USERS = {'torch', 'numpy', *getattr(sys, 'stdlib_module_names', sys.builtin_module_names),
+             *(name.partition('.')[0] for name in _compat_pickle.IMPORT_MAPPING)}
 
 
 def _refuse(what: str) -> pickle.UnpicklingError:

@@ -165,7 +165,7 @@ def test_a_users_own_statistics_function_is_named_and_can_be_allowed(tmp_path, m
 def test_the_way_to_allow_a_function_is_never_told_for_one_of_pythons_own(tmp_path, monkeypatch):
     monkeypatch.setattr(HistoryBuffer, '_statistics_methods', dict(mean=subprocess.call))
     path = good(tmp_path / 'evil.pth')
-    with pytest.raises(checkpoints.UnsafeCheckpointError, match='asks for subprocess.call, which no checkpoint that'):
+    with pytest.raises(checkpoints.UnsafeCheckpointError, match='asks for .*call, which no checkpoint that'):
         checkpoint.CheckpointLoader.load_checkpoint(path)
 
 
