@@ -1,10 +1,28 @@
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
-ROOT = Path(__file__).parent
-VERSION = {}
-exec((ROOT / 'tconv_mmaction/version.py').read_text(), VERSION)
+ROOT = Path(__file__).parent.resolve()
+VERSION = runpy.run_path(str(ROOT / 'tconv_mmaction/version.py'))
+MIM = runpy.run_path(str(ROOT / 'tconv_mmaction/utils/mim_folder.py'))
+
+
+class BuildWithMim(build_py):
+    """Configs, tools, model-index.yml and zoo below ``tconv_mmaction/.mim``: links for ``pip install -e``, else copies.
+
+    As mmaction2 has them there; mim, ``tconv_mmaction::`` in configs and the command ``tconv`` look for them.
+    """
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            MIM['fill'](ROOT, ROOT / 'tconv_mmaction/.mim', link=True)
+        else:
+            MIM['fill'](ROOT, Path(self.build_lib) / 'tconv_mmaction/.mim', link=False)
+
+
 
 setup(
     name='tconv-mmaction',
@@ -37,5 +55,6 @@ setup(
                   'onnxruntime', 'ruff'],
         'docs': ['mkdocs-material', 'mkdocstrings[python]'],
         'viz': ['captum', 'tensorboard'],
+        'completion': ['shtab'],
     },
 )

@@ -1,9 +1,10 @@
 """What is installed, what compat did, and what does not fit: the text of ``tconv doctor``."""
+import argparse
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import mmaction
 import mmaction.registry
@@ -133,6 +134,12 @@ def _devices() -> str:
         return f'no ({why})'
     names = ', '.join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return f'CUDA {torch.version.cuda}: {names}'
+
+
+def command(arguments: Optional[Sequence[str]] = None) -> int:
+    """``tconv doctor``, which has no options; returns the exit status."""
+    argparse.ArgumentParser(prog='tconv doctor', description=__doc__).parse_args(arguments)
+    return main()
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ packages       --                      ``mmaction::`` and ``tconv_mmaction::`` c
 numpy_two      --                      names that numpy 2 removed, and ColorJitter's hue
 inference      --                      one and many videos or folders of frames, drawn with labels
 drawing        --                      videos and GIFs without moviepy; samples that VisualizationHook cannot draw
+model_index    --                      inferencers know the models of this package by name
 =============  ======================  ===========================================================================
 
 ``TCONV_MMACTION_NO_COMPAT=1`` switches all of it off. ``tconv doctor`` prints what was done.
@@ -48,6 +49,7 @@ _PARTS = {
     'numpy_two': '',
     'inference': '',
     'drawing': '',
+    'model_index': '',
 }
 _report: List[Part] = []
 

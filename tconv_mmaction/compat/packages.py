@@ -4,6 +4,7 @@ mmengine up to 0.10.7 asks ``pkg_resources``, which setuptools 82 no longer brin
 editable install lies. It also knows a closed list of packages. Here ``importlib`` is asked, and this package is on the
 list.
 """
+import functools
 import importlib.util
 import sys
 from importlib import metadata
@@ -87,6 +88,20 @@ def _replace(package_utils: Any) -> bool:
     return True
 
 
+def _wrap_cfg_path(original: Callable) -> Callable:
+    """``Config._get_cfg_path`` without a scope for configs of ours: they take the scope of whoever uses them.
+
+    With a scope of its own, every ``type`` in them would be looked up in registries of that name. There are none.
+    """
+
+    @functools.wraps(original)
+    def _get_cfg_path(cfg_path: str, filename: str) -> Tuple[str, Any]:
+        path, scope = original(cfg_path, filename)
+        return path, None if scope == OURS else scope
+
+    return _get_cfg_path
+
+
 def apply() -> Tuple[bool, str]:
     """Find packages without pkg_resources, and add this one to mmengine's list of packages with configs."""
     import mmengine.config.config
@@ -94,5 +109,6 @@ def apply() -> Tuple[bool, str]:
     from mmengine.config.utils import MODULE2PACKAGE
     from mmengine.utils import package_utils
     MODULE2PACKAGE.setdefault(OURS, OURS)
+    mmengine.config.Config._get_cfg_path = staticmethod(_wrap_cfg_path(mmengine.config.Config._get_cfg_path))
     how = ' without pkg_resources' if _replace(package_utils) else ''
     return True, f'{OURS}:: in configs; packages are found{how}'

@@ -382,13 +382,13 @@ assert before == (CheckpointLoader.load_checkpoint, sys.meta_path, torch.seriali
 print([part.detail for part in compat.report()])
 '''
     done = run(['python', '-c', code], tmp_path, TCONV_MMACTION_NO_COMPAT='1')
-    assert done.stdout.count('switched off by TCONV_MMACTION_NO_COMPAT') == 9
+    assert done.stdout.count('switched off by TCONV_MMACTION_NO_COMPAT') == 10
 
 
 def test_every_part_is_on_record_once():
     compat.apply()
     assert [part.name for part in compat.report()] == [
         'requirements', 'drn', 'checkpoints', 'distributed', 'whole_files', 'packages', 'numpy_two', 'inference',
-        'drawing']
+        'drawing', 'model_index']
     assert {part.name: part.issue.rsplit('/')[-1] for part in compat.report() if part.issue} == {
         'drn': '2714', 'checkpoints': '1655'}
