@@ -32,7 +32,9 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['tconv_mmaction', 'tconv_mmaction.*']),
-    package_data={'tconv_mmaction.interpret.report': ['*.html']},
+    package_data={'tconv_mmaction': ['py.typed'], 'tconv_mmaction.interpret.report': ['*.html']},
+    cmdclass={'build_py': BuildWithMim},
+    entry_points={'console_scripts': ['tconv=tconv_mmaction.cli.main:main']},
     python_requires='>=3.9',
     install_requires=[
         'torch>=2.4',
