@@ -49,6 +49,7 @@ class Part:
     tune_lrs: Tuple[float, ...] = ()
     tune_rows: Tuple[int, ...] = (2, 5)
     tune_repeats: range = TUNING[:2]
+    like: str = ''  # the part whose choice is taken
 
 
 def closest_channels(kind: str, count: int, most: int = 32) -> Tuple[int, int]:
@@ -67,14 +68,14 @@ FOUR_PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2))
 
 PARTS = {part.name: part for part in (
     Part('authors', "(a) The authors' set-up: SGD 5e-8, 3D from N(0, 1) weights and biases",
-         (Net('3D', 'normal', 5e-8), Net('3T', 'paper', 5e-8)), ((0, 1), ), videos='authors', optimizer='sgd',
-         epochs=100),
+         (Net('3D', 'normal', 5e-8), Net('3T', 'paper', 5e-8), Net('3D', 'conv3d', 5e-5)), ((0, 1), (2, 1)),
+         videos='authors', optimizer='sgd', epochs=100),
     Part('normal', '(b) Adam, both from N(0, 1)', (Net('3D', 'normal'), Net('3T', 'paper')), ((0, 1), ),
          tune_starts=('', ), tune_lrs=(3e-4, 1e-3, 3e-3), tune_repeats=TUNING),
     Part('tuned', '(c) Adam, each from a sensible start, tuned alike', FOUR, FOUR_PAIRS,
          tune_starts=('conv3d', 'he'), tune_lrs=(1e-3, 2e-3, 4e-3)),
-    Part('motion', '(d) The class is the motion alone; tuned alike', FOUR, FOUR_PAIRS, rows=(5, 10, 20),
-         videos='motion', tune_starts=('conv3d', 'he'), tune_lrs=(1e-3, 2e-3, 4e-3), tune_rows=(5, )),
+    Part('motion', '(d) The class is the motion alone, settings of (c)', FOUR, FOUR_PAIRS, rows=(5, 10, 20),
+         videos='motion', like='tuned'),
     Part('unequal', '(e) Adam at 0.001, 3D from the start of nn.Conv3d against 3T from N(0, 1)', (OLD_3D, OLD_3T),
          ((0, 1), ), rows=ROWS),
     Part('equal', '(f) As (e), as many parameters: one net narrowed or widened to the count of the other',
@@ -97,15 +98,17 @@ class Stage(NamedTuple):
 
 # In the order in which they run: what the page needs most comes first.
 STAGES = (
-    Stage('authors', (1, 2), range(4)),
     Stage('normal', tune=True),
     Stage('normal', (1, 2, 5), range(5)),
     Stage('tuned', tune=True),
     Stage('tuned', (1, 2, 5), range(5)),
-    Stage('motion', tune=True),
+    Stage('authors', (1, 2), range(4)),
     Stage('motion', (5, 10), range(5)),
-    Stage('authors', (3, 5), range(4)),
+    Stage('authors', (1, 2), range(8)),
     Stage('tuned', (1, 2, 5), range(10)),
+    Stage('authors', (3, ), range(4)),
+    Stage('normal', (1, 2, 5), range(10)),
+    Stage('authors', (5, ), range(4)),
     Stage('normal', (1, 2, 3, 5), range(10)),
     Stage('authors', (1, 2, 3), range(10)),
     Stage('tuned', (3, 10), range(5)),
@@ -142,7 +145,8 @@ def tuning_keys(part: Part) -> List[Dict[str, object]]:
 def tuning_results(runs: Sequence[dict], part: Part, net: Net) -> Dict[Tuple[str, float], Optional[float]]:
     """{(start, lr): mean validation accuracy over the rows and repeats of the tuning, None if not all are run}."""
     index = {tuple(map(str, (run[name] for name in ('videos', 'net', 'channels', 'start', 'optimizer', 'lr', 'epochs',
-                                                   'per_class', 'repeat')))): run['val'] for run in runs}
+                                                   'per_class', 'repeat')))): run['val']
+             for run in runs if run['repeat'] in TUNING}
     results = {}
     for start, lr in candidates(part, net):
         found = [index.get(tuple(map(str, key_of(part, net, start, lr, row, repeat).values())))
@@ -153,9 +157,10 @@ def tuning_results(runs: Sequence[dict], part: Part, net: Net) -> Dict[Tuple[str
 
 def chosen(runs: Sequence[dict], part: Part, net: Net) -> Optional[Tuple[str, float]]:
     """The settings with the best validation accuracy; None while the tuning of this net is not complete."""
-    results = tuning_results(runs, part, net) if len(candidates(part, net)) > 1 else {}
-    if not results:
+    part = PARTS[part.like] if part.like else part
+    if len(candidates(part, net)) == 1:
         return candidates(part, net)[0]
+    results = tuning_results(runs, part, net)
     return None if None in results.values() else max(results, key=results.get)
 
 
@@ -167,6 +172,6 @@ def keys_of(runs: Sequence[dict], part: Part, rows: Sequence[int], repeats: Sequ
     """
     settings = [chosen(runs, part, net) for net in part.nets]
     if None in settings:
-        raise ValueError(f'part {part.name!r} is not tuned yet; run it without --rows first.')
+        raise ValueError(f'part {part.like or part.name!r} is not tuned yet; run that one first.')
     return [key_of(part, net, *setting, row, repeat) for repeat in repeats for row in rows
             for net, setting in zip(part.nets, settings)]

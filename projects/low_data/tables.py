@@ -91,8 +91,8 @@ def tables(runs: Sequence[dict]) -> Dict[str, str]:
 
 HEADER = ('Accuracy in %, mean ± standard deviation over the repeats, test videos unless stated. Differences are '
           'paired by repeat, with their 95 % interval (Student); in brackets p of the Wilcoxon signed-rank test, '
-          "corrected for the comparisons of its table (Holm's method), bold where that is below 0.05. With n repeats p is at least "
-          '2/2^n before the correction: where there are few, look at the interval.')
+          "corrected for the comparisons of its table (Holm's method), bold where that is below 0.05. With n repeats p "
+          'is at least 2/2^n before the correction: where there are few, look at the interval.')
 
 
 def make_figure(runs: Sequence[dict]) -> Figure:
@@ -102,13 +102,14 @@ def make_figure(runs: Sequence[dict]) -> Figure:
     axes = figure.subplots(1, len(parts), sharey=True)
     colours = ('tab:blue', 'tab:orange', 'tab:red', 'tab:green')
     for axis, part in zip(axes, parts):
+        label = short if len({short(net.name) for net in part.nets}) == len(part.nets) else str
         for index, (net, colour) in enumerate(zip(part.nets, colours)):
             by_row = results_of(runs, part, index, 'test').groupby(level=0)
             mean, std = by_row.mean(), by_row.std(ddof=1).fillna(0)
             if len(mean):
                 axis.errorbar(mean.index * (1 + 0.03 * index), mean, std, fmt='.-', color=colour, capsize=2,
-                              label=short(net.name), linewidth=1)
-            if part.name == 'authors':
+                              label=label(net.name), linewidth=1)
+            if part.name == 'authors' and index < 2:
                 few = [row for row in ROWS if row <= 10]
                 axis.plot(few, AUTHORS[net.kind][:len(few)], 'x', color=colour, label=f'{net.kind}, published')
         axis.set(xscale='log', xlabel='videos per class', title='\n'.join(wrapped(part.title)))
@@ -116,7 +117,8 @@ def make_figure(runs: Sequence[dict]) -> Figure:
         axis.set_xticks(ticks, map(str, ticks))
         axis.minorticks_off()
         axis.title.set_fontsize(9)
-        axis.legend(fontsize=8, loc='lower right')
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, loc='lower right')
         axis.grid(alpha=0.3)
     axes[0].set_ylabel('test accuracy, %')
     return figure

@@ -32,11 +32,13 @@ from mmcv.transforms import Compose  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from nets import NETS, build, motion, parameter_groups  # noqa: E402  beside this file
+from tables import PAGE, write_results  # noqa: E402  beside this file
 from torch import Tensor, nn  # noqa: E402
 
 from tconv_mmaction.cli.run_log import Key, read_runs, run_all  # noqa: E402
 from tconv_mmaction.utils.atomic import atomic_open  # noqa: E402
 
+RESULTS = Path(__file__).resolve().parent / 'results'
 CLASSES = 10
 FRAMES, HEIGHT, WIDTH, MARGIN = 8, 32, 64, 4  # what a network sees; training crops it from MARGIN (2 MARGIN) more
 EPOCHS, BATCH, HEAD_LR = 12, 10, 1e-3
@@ -226,7 +228,8 @@ def chosen_lr(runs: Sequence[dict], net: str, scratch: bool) -> Optional[float]:
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default=Path(__file__).resolve().parent / 'results')
+    parser.add_argument('--out', type=Path, default=RESULTS,
+                        help='folder for runs.jsonl, table.md and figure.png (default: results beside this file)')
     parser.add_argument('--cache', type=Path, default=Path('work_dirs/miracl_words'), help='folder for decoded clips')
     parser.add_argument('--data-root', default='data/miracl', help='videos/ and the lists (default data/miracl)')
     parser.add_argument('--weights', help="a 2D ResNet18 checkpoint under torchvision's names; none: from scratch")
@@ -258,8 +261,8 @@ def main(argv=None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    from tables import write_results  # beside this file
-    print(write_results(runs, args.out))
+    # the page shows what is committed, not somebody's own runs
+    print(write_results(runs, args.out, PAGE if args.out.resolve() == RESULTS else None))
     return 0
 
 
