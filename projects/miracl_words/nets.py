@@ -11,25 +11,10 @@ from mmaction.registry import MODELS
 from torch import Tensor, nn
 
 from tconv_mmaction.layers import Conv3T
-from tconv_mmaction.layers.registry import register_layer
 from tconv_mmaction.utils.complexity import BackboneAndHead
 
 MOTION_STD = (0.5, 0.3, 0.1)  # shift, turn in radians, logarithm of the scale
 TRANSFORMS = ('scale', 'rotate', 'translate_x', 'translate_y')
-
-
-@register_layer
-class GainConv3T(Conv3T):
-    """3T whose slices have a gain each: K_b = g_b T_b K_1, ``gain (kT, O)``, which starts at 1."""
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.gain = nn.Parameter(torch.ones(self.kernel_size[0], self.out_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, T, H, W) -> (N, O, T', H', W')."""
-        self.check_input(x)
-        return self.convolve(x, self.kernel() * self.gain.t()[:, None, :, None, None].to(self.weight.dtype), self.bias)
 
 
 class Net(NamedTuple):
@@ -37,32 +22,28 @@ class Net(NamedTuple):
     title: str
     layer: str
     moving: bool = False
+    gain: bool = False
     mult: float = 1.
+
+    def temporal_cfg(self) -> dict:
+        """Of the convolutions; K_1 comes from the 2D net, so ``init`` matters from scratch only."""
+        if self.layer != 'Conv3T':
+            return dict(type='Conv3d' if self.layer == '2d' else self.layer)
+        return dict(type='Conv3T', init='he', motion_std=MOTION_STD if self.moving else (0., 0., 0.), gain=self.gain)
 
 
 NETS: Dict[str, Net] = {
     '3d': Net('3D', 'Conv3d'),
     '3t': Net('3T, identity', 'Conv3T'),
     '3t_moving': Net('3T, moving start', 'Conv3T', moving=True),
-    '3t_gain': Net('3T, gain per slice', 'GainConv3T'),
+    '3t_gain': Net('3T, gain per slice', 'Conv3T', gain=True),
     '2d': Net('2D per frame', '2d'),
     's3d': Net('(2+1)D', 'SeparableConv3d'),
-    '3t_moving_gain': Net('3T, moving start and gain', 'GainConv3T', moving=True),
+    '3t_moving_gain': Net('3T, moving start and gain', 'Conv3T', moving=True, gain=True),
     '3t_frozen': Net('3T, transforms frozen at the identity', 'Conv3T', mult=0.),
     '3t_x10': Net('3T, identity, transforms at 10 times the rate', 'Conv3T', mult=10.),
     '3t_moving_x10': Net('3T, moving start, transforms at 10 times the rate', 'Conv3T', moving=True, mult=10.),
 }
-
-
-@torch.no_grad()
-def start_moving(layer: Conv3T) -> None:
-    """One random velocity per filter, the same at every step."""
-    shift, turn, log_scale = MOTION_STD
-    out = layer.out_channels
-    layer.translate_x.copy_(torch.randn(out) * shift)
-    layer.translate_y.copy_(torch.randn(out) * shift)
-    layer.rotate.copy_(torch.randn(out) * turn)
-    layer.scale.copy_((torch.randn(out) * log_scale).exp())
 
 
 def build(name: str, classes: int, pretrained: Optional[str]) -> nn.Module:
@@ -72,15 +53,12 @@ def build(name: str, classes: int, pretrained: Optional[str]) -> nn.Module:
     backbone = MODELS.build(dict(
         type='TemporalResNet3d', depth=18, num_stages=3, out_indices=(2, ), spatial_strides=(1, 2, 2),
         temporal_strides=(1, 1, 1), dilations=(1, 1, 1), temporal_kernels=(1, 1, 1, 1) if flat else (7, 3, 3, 3),
-        temporal_cfg=dict(type='Conv3d' if flat else net.layer), conv1_stride_t=1 if flat else 2,
+        temporal_cfg=net.temporal_cfg(), conv1_stride_t=1 if flat else 2,
         pool1_kernel=(1 if flat else 3, 3, 3), pool1_stride_t=1, pretrained=pretrained))
     head = MODELS.build(dict(type='I3DHead', num_classes=classes, in_channels=256, dropout_ratio=0.))
     model = BackboneAndHead(backbone, head)
     backbone.init_weights()
     head.init_weights()
-    if net.moving:
-        for layer in layers_3t(model):
-            start_moving(layer)
     return model
 
 
