@@ -24,10 +24,13 @@ class Net:
     lr: Optional[float] = None
     channels: Tuple[int, int] = (6, 16)
     motion: bool = False  # add '+motion' to whatever start is chosen
+    title: str = ''
 
     @property
     def name(self) -> str:
-        """Without what is chosen."""
+        """In tables: the title, or what is given; without what is chosen."""
+        if self.title:
+            return self.title
         channels = '' if self.channels == (6, 16) else '{} and {} channels'.format(*self.channels)
         parts = [self.kind + ', moving start' * self.motion, channels,
                  self.start and f'start {self.start}', self.lr and f'lr {self.lr:.2g}']
@@ -59,19 +62,21 @@ def closest_channels(kind: str, count: int, most: int = 32) -> Tuple[int, int]:
                key=lambda channels: (abs(parameters_of(kind, channels) - count), channels))
 
 
-OLD_3D, OLD_3T = Net('3D', 'conv3d', 1e-3), Net('3T', 'paper', 1e-3)
+OLD_3D, OLD_3T = Net('3D', 'conv3d', 1e-3, title='3D'), Net('3T', 'paper', 1e-3, title='3T')
 LOW, HIGH = 10**-3.5, 10**-2.5
-EQUAL_3D = dataclasses.replace(OLD_3D, channels=closest_channels('3D', parameters_of('3T', (6, 16))))
-EQUAL_3T = dataclasses.replace(OLD_3T, channels=closest_channels('3T', parameters_of('3D', (6, 16))))
+EQUAL_3D = dataclasses.replace(OLD_3D, channels=closest_channels('3D', parameters_of('3T', (6, 16))),
+                               title='narrow 3D')
+EQUAL_3T = dataclasses.replace(OLD_3T, channels=closest_channels('3T', parameters_of('3D', (6, 16))), title='wide 3T')
 FOUR = (Net('3D'), Net('3T'), Net('3T', motion=True), Net('R(2+1)D'))
 FOUR_PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2))
 
 PARTS = {part.name: part for part in (
     Part('authors', "(a) The authors' set-up: SGD 5e-8, 3D from N(0, 1) weights and biases",
-         (Net('3D', 'normal', 5e-8), Net('3T', 'paper', 5e-8), Net('3D', 'conv3d', 5e-5)), ((0, 1), (2, 1)),
-         videos='authors', optimizer='sgd', epochs=100),
-    Part('normal', '(b) Adam, both from N(0, 1)', (Net('3D', 'normal'), Net('3T', 'paper')), ((0, 1), ),
-         tune_starts=('', ), tune_lrs=(3e-4, 1e-3, 3e-3), tune_repeats=TUNING),
+         (Net('3D', 'normal', 5e-8, title='3D'), Net('3T', 'paper', 5e-8, title='3T'),
+          Net('3D', 'conv3d', 5e-5, title="3D from nn.Conv3d's start")), ((0, 1), (2, 1)), videos='authors',
+         optimizer='sgd', epochs=100),
+    Part('normal', '(b) Adam, both from N(0, 1)', (Net('3D', 'normal', title='3D'), Net('3T', 'paper', title='3T')),
+         ((0, 1), ), tune_starts=('', ), tune_lrs=(3e-4, 1e-3, 3e-3), tune_repeats=TUNING),
     Part('tuned', '(c) Adam, each from a sensible start, tuned alike', FOUR, FOUR_PAIRS,
          tune_starts=('conv3d', 'he'), tune_lrs=(1e-3, 2e-3, 4e-3)),
     Part('motion', '(d) The class is the motion alone, settings of (c)', FOUR, FOUR_PAIRS, rows=(5, 10, 20),
@@ -81,10 +86,11 @@ PARTS = {part.name: part for part in (
     Part('equal', '(f) As (e), as many parameters: one net narrowed or widened to the count of the other',
          (EQUAL_3D, OLD_3T, OLD_3D, EQUAL_3T), ((0, 1), (2, 3))),
     Part('rates', '(g) As (e), ten times the learning rate for one net, and swapped',
-         (Net('3D', 'conv3d', LOW), Net('3T', 'paper', HIGH), Net('3D', 'conv3d', HIGH), Net('3T', 'paper', LOW)),
+         (Net('3D', 'conv3d', LOW, title='3D at 0.00032'), Net('3T', 'paper', HIGH, title='3T at 0.0032'),
+          Net('3D', 'conv3d', HIGH, title='3D at 0.0032'), Net('3T', 'paper', LOW, title='3T at 0.00032')),
          ((0, 1), (2, 3))),
-    Part('small', '(h) As (e), 3T from weights as small as those of 3D, too', (OLD_3D, Net('3T', 'conv3d', 1e-3)),
-         ((0, 1), )),
+    Part('small', '(h) As (e), 3T from weights as small as those of 3D, too',
+         (OLD_3D, Net('3T', 'conv3d', 1e-3, title='3T')), ((0, 1), )),
 )}
 
 

@@ -89,6 +89,7 @@ def tables(runs: Sequence[dict]) -> Dict[str, str]:
     return {name: table for name, table in found.items() if table}
 
 
+NOT_YET = 'No runs yet.'
 HEADER = ('Accuracy in %, mean ± standard deviation over the repeats, test videos unless stated. Differences are '
           'paired by repeat, with their 95 % interval (Student); in brackets p of the Wilcoxon signed-rank test, '
           "corrected for the comparisons of its table (Holm's method), bold where that is below 0.05. With n repeats p "
@@ -150,10 +151,15 @@ def table_text(runs: Sequence[dict]) -> str:
 
 
 def write_results(runs: Sequence[dict], out: Path, page: Optional[Path] = None) -> str:
-    """table.md and figure.png in ``out``, the tables in ``page``; table.md as text."""
+    """table.md and figure.png in ``out``, tables and figure of ``page``; table.md as text.
+
+    What has not been run yet is said to be so in the page.
+    """
     text = table_text(runs)
     atomic_write_text(out / 'table.md', text)
     save_figure(make_figure(runs), out / 'figure.png')
     if page is not None:
-        atomic_write_text(page, fill_page(page.read_text(encoding='utf-8'), tables(runs)))
+        save_figure(make_figure(runs), page.parent / 'images/low_data.png')
+        shown = {**dict.fromkeys(PARTS, NOT_YET), **tables(runs)}
+        atomic_write_text(page, fill_page(page.read_text(encoding='utf-8'), shown))
     return text

@@ -118,7 +118,7 @@ def lists(data_root: str, fold: int, per_class: int, seed: int, tuning: bool
     names, labels = read_list(data_root, 'train', fold)
     tested = read_list(data_root, 'test', fold)
     if tuning:
-        held = sorted({speaker(name) for name in names})[::5][:2]  # a woman and a man
+        held = sorted({speaker(name) for name in names})[::5][:2]
         out = [i for i, name in enumerate(names) if speaker(name) in held]
         tested = [names[i] for i in out], [labels[i] for i in out]
         keep = [i for i, name in enumerate(names) if speaker(name) not in held]

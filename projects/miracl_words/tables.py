@@ -76,7 +76,10 @@ HEADINGS = dict(summary='Accuracy', differences='Differences', folds='Folds', mo
 
 
 def write_results(runs: Sequence[dict], out: Path, page: Optional[Path] = None) -> str:
-    """table.md and figure.png in ``out``, the tables in ``page``; table.md as text."""
+    """table.md and figure.png in ``out``, tables and figure of ``page``; table.md as text.
+
+    What has not been run yet is said to be so in the page.
+    """
     found, text = tables(runs), [NOTE]
     for name, table in found.items():
         kind, _, per_class = name.partition('-')
@@ -87,5 +90,10 @@ def write_results(runs: Sequence[dict], out: Path, page: Optional[Path] = None) 
     if tested(runs, 20):
         save_figure(curves(tested(runs, 20), TITLES), out / 'figure.png')
     if page is not None:
-        atomic_write_text(page, fill_page(page.read_text(encoding='utf-8'), found))
+        if tested(runs, 20):
+            save_figure(curves(tested(runs, 20), TITLES), page.parent / 'images/miracl_words.png')
+            found['figure'] = '![Losses and accuracies](images/miracl_words.png)'
+        not_yet = {f'{kind}-20': 'No runs yet.' for kind in HEADINGS}
+        shown = {'figure': 'No figure yet.', **not_yet, **found}
+        atomic_write_text(page, fill_page(page.read_text(encoding='utf-8'), shown))
     return '\n\n'.join(text) + '\n'

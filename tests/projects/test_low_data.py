@@ -296,6 +296,7 @@ def test_the_page_is_what_the_committed_runs_give(project, tmp_path):
     """--table-only on a copy: table.md and docs/low_data.md come out as they are committed."""
     runs = read_runs(PROJECT / 'results/runs.jsonl')
     page = tmp_path / 'page.md'
+    (tmp_path / 'images').mkdir()
     shutil.copy(project.tables.PAGE, page)
     text = project.tables.write_results(runs, tmp_path, page)
     assert text == (PROJECT / 'results/table.md').read_text() == (tmp_path / 'table.md').read_text()
