@@ -28,10 +28,12 @@ from . import demo, doctor, mim_scripts
 SCRIPTS = {
     'train': 'train.py', 'test': 'test.py', 'curves': 'analysis/curves.py', 'report': 'analysis/report.py',
     'params': 'analysis/temporal_params.py', 'grad-cam': 'analysis/grad_cam.py',
+    'fit': 'analysis/fit.py', 'fit-3t': 'convert/fit_3t.py', 'compare-runs': 'compare_runs.py',
+    'pack': 'data/pack_clips.py',
     'masks': 'analysis/temporal_masks.py', 'filters': 'analysis/temporal_filters.py',
     'field': 'analysis/receptive_field.py', 'saliency': 'analysis/saliency.py',
     'channels': 'analysis/class_channels.py', 'compare': 'analysis/compare_models.py',
-    'fit': 'analysis/fit_kernels.py', 'augmentations': 'analysis/show_augmentations.py',
+    'augmentations': 'analysis/show_augmentations.py',
     'paper-tables': 'analysis/paper_tables.py', 'class-folders': 'data/class_folders.py',
     'check-videos': 'data/check_videos.py', 'class-weights': 'data/class_weights.py',
     'class-subset': 'data/class_subset.py', 'video-mnist': 'data/video_mnist.py', 'inflate': 'convert/inflate_2d.py',
