@@ -11,7 +11,7 @@ from helpers.scripts import load_script
 
 def test_parts_fit_in_eight_minutes():
     script = load_script('tools/benchmarks/on_gpu.py')
-    assert sum(script.LIMITS.values()) < 480 and set(script.LIMITS) == {'tests', *script.PARTS}
+    assert sum(script.LIMITS.values()) <= script.TOTAL < 480 and set(script.LIMITS) == {'tests', *script.PARTS}
 
 
 def test_ratio_and_table():
