@@ -102,10 +102,15 @@ class PyAVVideo:
 
     def _decode(self) -> Iterator[Any]:
         """Frames from where the file is; a packet that does not decode is passed over, as ffmpeg does."""
-        for packet in self._container.demux(self._stream):
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, self._av.error.FFmpegError):  # the end, or nothing that is readable follows
+                return
             try:
                 yield from packet.decode()
-            except self._av.error.InvalidDataError:
+            except self._av.error.FFmpegError:
                 continue
 
     @property
@@ -273,6 +278,7 @@ class ToRGB:
 
     def _make(self, frame: Any) -> Any:
         graph = self._av.filter.Graph()
+        graph.threads = 1  # handing small frames to threads takes longer than converting them
         source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format,
                                   time_base=frame.time_base or Fraction(1, 1000))
         scale, sink = graph.add('scale', 'flags=bicubic'), graph.add('buffersink')
