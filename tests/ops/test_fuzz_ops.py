@@ -250,7 +250,10 @@ def test_any_layer_in_any_pattern_is_the_reference(case):
         for i, (g, w) in enumerate(zip(got, want)):
             assert g.shape == w.shape
             if w.numel():
-                error = float((g.double() - w.double()).abs().max() / w.double().abs().max().clamp(min=1))
+                g, w = g.double(), w.double()
+                assert torch.equal(g.isnan(), w.isnan()), (dtype, i)  # of one output there is no variance, say
+                g, w = g.nan_to_num(0), w.nan_to_num(0)
+                error = float((g - w).abs().max() / w.abs().max().clamp(min=1))
                 assert error <= bound, (dtype, i, error)
 
 

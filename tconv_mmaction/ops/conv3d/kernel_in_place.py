@@ -10,6 +10,7 @@ A rule belongs to one call and has these functions:
 * ``shape(*parameters)``: of the kernel, ``(O, I/groups, kT, kH, kW)``;
 * ``build(out, *parameters)``: write the kernel into ``out``, without autograd;
 * ``gradients(grad, *parameters)``: a tuple of the parameters' gradients from the kernel's; may overwrite ``grad``;
+* ``anew()``: the same rule without what ``build`` left in it, for another pass through the same graph;
 * ``differentiable(*parameters)``: the kernel, built by operations that autograd knows: the reference;
 * ``basis_in_time(parameter)``, if there is one parameter and the kernel is a matrix ``(kT, coefficients)`` times its
   third axis: that matrix. Minimal filtering then needs no kernel.
@@ -67,10 +68,10 @@ class _KernelInPlace(torch.autograd.Function):
             grad_x, of_weight = minimal_filtering.convolve_backward(
                 grad, x, parameters[0], ctx.tile, *ctx.geometry, *wants, ctx.basis)
             return grad_x, None, None, None, of_weight
-        loan = ctx.loan.take()
-        if loan is None:  # a second pass through this graph: the first has given the kernel back
-            loan = Loan(ctx.rule.shape(*parameters), parameters[0].dtype)
-            ctx.rule.build(loan.tensor, *parameters)
+        loan, rule = ctx.loan.take(), ctx.rule
+        if loan is None:  # a second pass through this graph: the first has given the kernel back, or is at it
+            loan, rule = Loan(ctx.rule.shape(*parameters), parameters[0].dtype), ctx.rule.anew()
+            rule.build(loan.tensor, *parameters)
         kernel = loan.tensor
         if ctx.tile is not None:
             grad_x, grad_kernel = minimal_filtering.convolve_backward(grad, x, kernel, ctx.tile, *ctx.geometry, *wants)
@@ -78,7 +79,7 @@ class _KernelInPlace(torch.autograd.Function):
             grad_x, grad_kernel = matrix_backward.matrix_backward(grad, x, kernel, *ctx.geometry[:3], *wants)
         else:
             grad_x, grad_kernel = single_clip.conv3d_backward(grad, x, kernel, *ctx.geometry, *wants)
-        grads = ctx.rule.gradients(grad_kernel, *parameters) if wants[1] else (None, ) * len(parameters)
+        grads = rule.gradients(grad_kernel, *parameters) if wants[1] else (None, ) * len(parameters)
         return grad_x, None, None, None, *grads
 
 

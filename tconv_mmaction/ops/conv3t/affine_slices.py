@@ -52,6 +52,9 @@ def sum_of_products(these: Sequence[Tensor], those: Sequence[Tensor], out: Optio
 class AffineRule(SliceRule):
     """From ``weight (O, I, 1, k, k)`` and the four ``(kT-1, O)`` parameters, kT > 1."""
 
+    def anew(self) -> SliceRule:
+        return AffineRule()
+
     def depth(self, first: Tensor, *others: Tensor) -> int:
         return len(others[0]) + 1
 

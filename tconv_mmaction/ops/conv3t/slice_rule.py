@@ -26,6 +26,11 @@ class SliceRule:
     def __init__(self, fixed: int = 0) -> None:
         self.fixed = fixed
 
+    def anew(self) -> 'SliceRule':
+        """The same rule without what ``build`` leaves in it: for another pass through one graph, be it by another
+        thread at the same time."""
+        return SliceRule(self.fixed)
+
     def transforms(self, first: Tensor, *others: Tensor) -> Tensor:
         """``(O, kT*kH*kW, kH*kW)``, without autograd."""
         return others[0]
@@ -105,6 +110,9 @@ class _GainRule(SliceRule):
     def __init__(self, rule: SliceRule) -> None:
         super().__init__(fixed=0)  # the first slice's transform is g_0 times the identity
         self.rule = rule
+
+    def anew(self) -> SliceRule:
+        return _GainRule(self.rule.anew())
 
     def depth(self, first: Tensor, *others: Tensor) -> int:
         return len(others[-1])

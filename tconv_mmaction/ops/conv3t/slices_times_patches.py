@@ -177,12 +177,14 @@ class _SlicesTimesPatches(torch.autograd.Function):
         if leave_to_autograd(grad):
             grad_x, *grads = kernel_gradients_by_autograd(ctx.rule, x, parameters, grad, ctx.geometry, wants)
             return grad_x, None, None, *grads
-        # after a first pass through this graph the slices have gone back, and are made again
-        loan = ctx.loan.take() or _slices(ctx.rule, parameters)
+        loan, rule = ctx.loan.take(), ctx.rule
+        if loan is None:  # a second pass through this graph: the first has given the slices back, or is at it
+            rule = ctx.rule.anew()
+            loan = _slices(rule, parameters)
         slices = loan.tensor
         grads = (None, ) * len(parameters)
         if any(wants[1:]):
-            grads = ctx.rule.slice_gradients(_slice_gradients(grad, x, ctx.sizes), slices, *parameters)
+            grads = rule.slice_gradients(_slice_gradients(grad, x, ctx.sizes), slices, *parameters)
         return _input_gradient(grad, x, slices, ctx.sizes) if wants[0] else None, None, None, *grads
 
 
