@@ -12,7 +12,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from compat.test_compat import ATTACKS, guarded, write
+from helpers.attacks import ATTACKS, guarded, write
 from helpers.paths import ROOT
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint

@@ -95,7 +95,7 @@ def test_a_missing_video_stops_before_any_list(folder, tmp_path, capsys):
 
 
 def test_an_interrupted_run_goes_on_and_leaves_no_list(folder, tmp_path, monkeypatch):
-    out, written, write = tmp_path / 'kth', [], kth.write_film
+    out, written, write = tmp_path / 'kth', [], kth.write_video
 
     def stop_at_the_third(path, *args, **kwargs):
         if len(written) == 3:
@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on_and_leaves_no_list(folder, tmp_path, monkeyp
         written.append(path.name)
         write(path, *args, **kwargs)
 
-    monkeypatch.setattr(kth, 'write_film', stop_at_the_third)
+    monkeypatch.setattr(kth, 'write_video', stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         kth.main([str(folder), str(out)])
     assert not list(out.glob('*.txt'))
@@ -112,7 +112,7 @@ def test_an_interrupted_run_goes_on_and_leaves_no_list(folder, tmp_path, monkeyp
         written.append(path.name)
         write(path, *args, **kwargs)
 
-    monkeypatch.setattr(kth, 'write_film', write_on)
+    monkeypatch.setattr(kth, 'write_video', write_on)
     assert kth.main([str(folder), str(out)]) == 0
     assert written.count('person01_boxing_d1_1.mkv') == 1 and len((out / 'train.txt').read_text().splitlines()) == 5
 
