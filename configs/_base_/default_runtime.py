@@ -12,7 +12,6 @@ default_hooks = dict(
     sync_buffers=dict(type='SyncBuffersHook'),
     exact_resume=dict(type='ExactResumeHook'),
     check_setup=dict(type='CheckSetupHook'),
-    pinned_memory=dict(type='PinnedMemoryHook'),
     compile_progress=dict(type='CompileProgressHook'),
     unreadable_clips=dict(type='UnreadableClipsHook'),
     temporal_params_watch=dict(type='TemporalParamsWatchHook', interval=50))

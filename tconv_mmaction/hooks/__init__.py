@@ -5,7 +5,6 @@ from .check_setup_hook import CheckSetupHook
 from .compile_progress_hook import CompileProgressHook
 from .deploy_model_hook import DeployModelHook
 from .exact_resume_hook import ExactResumeHook
-from .pinned_memory_hook import PinnedMemoryHook
 from .temporal_params_hook import TemporalParamsHook
 from .temporal_params_watch_hook import TemporalParamsError, TemporalParamsWatchHook
 from .unreadable_clips_hook import UnreadableClipsHook
@@ -13,5 +12,5 @@ from .unreadable_clips_hook import UnreadableClipsHook
 __all__ = [
     'BF16OptimWrapper', 'ChannelsLastHook', 'CheckInvalidLossHook', 'CheckSetupHook',
     'CompileProgressHook', 'DeployModelHook', 'ExactResumeHook',
-    'PinnedMemoryHook', 'TemporalParamsError', 'TemporalParamsHook', 'TemporalParamsWatchHook', 'UnreadableClipsHook'
+    'TemporalParamsError', 'TemporalParamsHook', 'TemporalParamsWatchHook', 'UnreadableClipsHook'
 ]
