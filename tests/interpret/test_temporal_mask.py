@@ -1,4 +1,6 @@
 """Temporal masks: golden freeze, reverse and TV; the search where the answer is known; batches against singles."""
+import sys
+
 import pytest
 import torch
 from helpers.paths import golden
@@ -325,3 +327,24 @@ def test_cuda_equals_cpu():
     on_cuda = find_temporal_mask(net.cuda(), clip.cuda(), chunk_size=2)
     torch.testing.assert_close(on_cuda.mask.cpu(), on_cpu.mask, rtol=0, atol=1e-5)
     assert on_cuda.runs == on_cpu.runs and on_cuda.mask.is_cuda
+
+
+def test_news_of_what_has_converged_may_come_late(monkeypatch):
+    """On a GPU a converged clip stays in the batch until the host has heard of it; nothing else may differ."""
+    scale = torch.tensor([1., 4., 0.02]).double()
+
+    def score_fn(clip):  # of each clip by itself: what moves in it
+        moving = (clip[:, :, 1:] - clip[:, :, :-1]).abs().mean((1, 2, 3, 4))
+        return torch.stack([moving, 0.5 * moving], 1).softmax(1)
+
+    clip = torch.randn(3, 1, 6, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    clip = clip * scale[:, None, None, None, None]
+    settings = dict(target=0, iterations=60, tolerance=1e-3)
+    want = find_temporal_mask(score_fn, clip, **settings)
+    assert want.iterations.min() < 60  # some stop early
+    flags = sys.modules['tconv_mmaction.interpret.temporal_mask']._Flags
+    asked = []
+    monkeypatch.setattr(flags, 'arrived', lambda self: asked.append(1) or len(asked) % 4 == 0)
+    got = find_temporal_mask(score_fn, clip, **settings)
+    for name in ('mask', 'losses', 'iterations', 'freeze', 'reverse'):
+        torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=1e-9, atol=1e-9, equal_nan=True)
