@@ -1,6 +1,7 @@
 from .packed_video_dataset import PackedVideoDataset
+from .stacked_collate import stacked_collate
 from .tolerant_video_dataset import TolerantVideoDataset
 from .unreadable_sample import UnreadableSample
 from .video_mnist import VideoMNIST
 
-__all__ = ['PackedVideoDataset', 'TolerantVideoDataset', 'UnreadableSample', 'VideoMNIST']
+__all__ = ['PackedVideoDataset', 'TolerantVideoDataset', 'UnreadableSample', 'VideoMNIST', 'stacked_collate']

@@ -7,6 +7,7 @@ memory that is not pinned, and on a CPU, nothing changes.
 """
 import warnings
 
+import torch
 from mmaction.models.data_preprocessors import ActionDataPreprocessor as _ActionDataPreprocessor
 from mmaction.registry import MODELS
 
@@ -26,3 +27,7 @@ class ActionDataPreprocessor(_ActionDataPreprocessor):
     def __init__(self, *args, non_blocking: bool = True, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._non_blocking = non_blocking
+
+    def preprocess(self, inputs, data_samples, training: bool = False):
+        """As mmaction2's; ``inputs`` may also be one tensor (B, ...), which stacked_collate makes of a batch."""
+        return super().preprocess(list(inputs) if isinstance(inputs, torch.Tensor) else inputs, data_samples, training)

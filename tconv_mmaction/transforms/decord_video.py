@@ -195,7 +195,8 @@ class DecordInit(_DecordInit):
     def transform(self, results: dict) -> dict:
         """Open one video."""
         name, counted = results['filename'], results.get('counted_frames')
-        reader = self._get_video_reader(name, counted)
+        known = () if counted is None or self.decoder == 'decord' else (counted, )  # PyAV need not count then
+        reader = self._get_video_reader(name, *known)
         try:
             stated = len(reader)
         except ValueError as error:  # PyAV, which counts the frames that decode

@@ -16,6 +16,7 @@ import json
 import mmap
 import os
 import re
+import time
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -89,7 +90,7 @@ class Row(NamedTuple):
 
     ``offset`` and ``bytes`` say where it lies; ``frames``, ``height`` and ``width`` (pixels) what is stored;
     ``video_height`` and ``video_width`` what the video has; ``fps`` its mean rate; ``crc`` is CRC-32 of its bytes;
-    ``source`` the size in bytes and time of change in ns of the file that was read.
+    ``source`` the size in bytes and time of change in ns of the file that was read; ``written`` the time in ns.
     """
     file: str
     offset: int
@@ -102,6 +103,7 @@ class Row(NamedTuple):
     fps: float
     crc: int
     source: Tuple[Optional[int], Optional[int]]
+    written: int = 0
 
 
 def _rows(journal: bytes) -> Tuple[List[Row], int]:
@@ -111,7 +113,7 @@ def _rows(journal: bytes) -> Tuple[List[Row], int]:
 
 
 def read_index(folder: Union[str, Path]) -> Dict[str, Tuple[str, Row]]:
-    """{name of the video: (name of the shard, row)}. Of a video that was packed twice, the later one.
+    """{name of the video: (name of the shard, row)}. Of a video that was packed twice, the row that was written later.
 
     Raises:
         ValueError: if a shard is shorter than its rows say, or a row cannot be read.
@@ -129,7 +131,9 @@ def read_index(folder: Union[str, Path]) -> Dict[str, Tuple[str, Row]]:
         if size < end:
             raise ValueError(f'{shard} has {size} bytes and {end} are needed: it was cut off, or not copied whole. '
                              'Copy it again, or remove it and its .jsonl and pack again.')
-        found.update((row.file, (shard.name, row)) for row in rows)
+        for row in rows:
+            if row.file not in found or found[row.file][1].written <= row.written:
+                found[row.file] = (shard.name, row)
     return found
 
 
@@ -210,7 +214,7 @@ class ShardWriter:
             self._data.seek(0, os.SEEK_END)
             raise
         row = Row(name, start, self._data.tell() - start, frames, *map(int, shape[:2]), *map(int, video_shape),
-                  float(fps), crc, tuple(source))
+                  float(fps), crc, tuple(source), time.time_ns())
         self._journal.write(json.dumps(row._asdict()).encode() + b'\n')
         self._journal.flush()
         return row

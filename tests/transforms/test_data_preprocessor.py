@@ -6,6 +6,7 @@ from mmaction.models.data_preprocessors import ActionDataPreprocessor as Theirs
 from mmaction.registry import MODELS
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config
+from mmengine.registry import FUNCTIONS
 
 SETTINGS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], format_shape='NCTHW')
 
@@ -29,6 +30,18 @@ def test_copies(non_blocking):
     Recorded.calls.clear()
     given = ours(dict(inputs=[clip.as_subclass(Recorded)], data_samples=[ActionDataSample()]))['inputs']
     assert torch.equal(given, expected) and Recorded.calls == [dict(non_blocking=non_blocking in (True, None))]
+
+
+def test_a_stacked_batch_gives_the_same():
+    clips = [torch.randint(0, 256, (1, 3, 4, 8, 8), dtype=torch.uint8) for _ in range(3)]
+    samples = [dict(inputs=clip, data_samples=ActionDataSample()) for clip in clips]
+    ours = MODELS.build(dict(type='ActionDataPreprocessor', **SETTINGS))
+    batch = FUNCTIONS.get('stacked_collate')(samples)
+    assert batch['inputs'].shape == (3, 1, 3, 4, 8, 8) and len(batch['data_samples']) == 3
+    expected = Theirs(**SETTINGS)(dict(inputs=clips, data_samples=[ActionDataSample() for _ in clips]))['inputs']
+    assert torch.equal(ours(batch)['inputs'], expected)
+    samples[1]['inputs'] = torch.zeros(1, 3, 2, 8, 8)
+    assert isinstance(FUNCTIONS.get('stacked_collate')(samples)['inputs'], list)  # mmaction2 pads those
 
 
 def test_loaders_of_our_configs_pin():

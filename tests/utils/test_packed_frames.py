@@ -113,10 +113,12 @@ def test_two_writers_take_two_shards_and_the_later_row_counts(tmp_path):
     second.add('b', [clip(1)], (1, 1), 25., (1, 2))
     first.add('c', [clip(2)], (1, 1), 25., (1, 2))
     first.add('a', [clip(3, frames=4)], (1, 1), 25., (1, 3))
+    first.add('b', [clip(4)], (1, 1), 25., (1, 3))  # in the shard before that of the older one
     index = read_index(folder)
     assert {name: shard for name, (shard, _) in index.items()} == {
-        'a': 'shard-00000.bin', 'b': 'shard-00001.bin', 'c': 'shard-00000.bin'}
+        'a': 'shard-00000.bin', 'b': 'shard-00000.bin', 'c': 'shard-00000.bin'}
     assert np.array_equal(PackReader(folder).frames(*index['a'], range(4)), clip(3, frames=4))
+    assert np.array_equal(PackReader(folder).frames(*index['b'], range(7)), clip(4))
 
 
 def test_killed_while_writing(tmp_path):

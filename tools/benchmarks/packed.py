@@ -2,10 +2,10 @@
 
     python tools/benchmarks/packed.py --videos FOLDER --out-dir docs/benchmarks
 
-32 frames at interval 1, at 112x112: Resize, Flip, FormatShape, PackActionInputs, batches of 8, a DataLoader with
-persistent workers. The packs and the folders of frames hold the frames at 112x112 already. Timed is an epoch of loaders
-that are warm; its number of clips is such that each takes seconds (the list is repeated). Each round times all data
-sets in turn, for every number of workers, and the ratio is that of the round.
+32 frames at interval 1, at 112x112: Resize, Flip, FormatShape, PackActionInputs, batches of 8 as one tensor
+(stacked_collate), a DataLoader with persistent workers. The packs and the folders of frames hold the frames at 112x112
+already. Timed is an epoch of loaders that are warm; its number of clips is such that each takes seconds (the list is
+repeated). Each round times all data sets in turn, for every number of workers, and the ratio is that of the round.
 
 Without ``--videos`` four videos of 340x256 are made. ``equal`` counts the videos whose clip (the 32 frames in the
 middle) has exactly the pixels of decoding and Resize; PSNR is of the clips of all videos. ``processor_ms`` is the time
@@ -21,12 +21,11 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 from mmaction.datasets import RawframeDataset, VideoDataset
-from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
 from tconv_mmaction.cli.timing import parser, report
-from tconv_mmaction.datasets import PackedVideoDataset
+from tconv_mmaction.datasets import PackedVideoDataset, stacked_collate
 from tconv_mmaction.datasets.pack_worker import Pack
 from tconv_mmaction.utils.packed_frames import PackReader, PackSettings, Row, read_index
 
@@ -125,7 +124,7 @@ def rows(data: Data, args, workers: Sequence[int]) -> List[dict]:
     for number in workers:
         rates, used = {kind: [] for kind in CLIPS}, {kind: [] for kind in CLIPS}
         loaders = {kind: DataLoader(data.build(kind, clips), batch_size=BATCH, num_workers=number, shuffle=True,
-                                    collate_fn=pseudo_collate, persistent_workers=True)
+                                    collate_fn=stacked_collate, persistent_workers=True)
                    for kind, clips in CLIPS.items()}
         for kind, loader in loaders.items():
             epoch_seconds(loader, CLIPS[kind])
