@@ -9,7 +9,6 @@ VENV   ?= .venv
 JOBS   ?= 2
 PY     := $(VENV)/bin/python
 DEMO   := work_dirs/demo
-CONFIG := configs/recognition/lenet5/lenet5-3t_scratch_1xb20-30x1x1-20e_video-mnist.py
 
 .PHONY: demo test docs env lint clean
 
@@ -24,18 +23,16 @@ $(VENV)/.installed: setup.py constraints.txt
 	touch $@
 
 demo: env
-	$(PY) tools/train.py $(CONFIG) --work-dir $(DEMO) --cfg-options train_cfg.max_epochs=8
-	$(PY) tools/test.py $(CONFIG) $$(ls -t $(DEMO)/best_*.pth | head -n 1) --work-dir $(DEMO)/test
-	$(PY) tools/analysis/temporal_params.py $(CONFIG) $$(ls -t $(DEMO)/best_*.pth | head -n 1) --out-dir $(DEMO)/motion
-	@echo
-	@echo "Test accuracy: $$(grep -ho 'acc/top1: [0-9.]*' $$(ls -t $(DEMO)/test/*/*.log | head -n 1) | tail -n 1)"
-	@echo "What the network learned about motion, as a table and two figures: $(DEMO)/motion"
-	@ls $(DEMO)/motion
+	$(PY) -m tconv_mmaction demo --out-dir $(DEMO)
 
 test: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS)
 
-docs: $(VENV)/.installed-docs
+# An environment that was made by hand and has all that the site needs is used as it is.
+HAS_DOCS = import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("material", "mkdocstrings", "tconv_mmaction"))))
+docs:
+	@if [ -e $(VENV)/.installed ] || ! $(PY) -c '$(HAS_DOCS)' 2>/dev/null; then \
+		$(MAKE) --no-print-directory $(VENV)/.installed-docs; fi
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -1,10 +1,28 @@
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
-ROOT = Path(__file__).parent
-VERSION = {}
-exec((ROOT / 'tconv_mmaction/version.py').read_text(), VERSION)
+ROOT = Path(__file__).parent.resolve()
+VERSION = runpy.run_path(str(ROOT / 'tconv_mmaction/version.py'))
+MIM = runpy.run_path(str(ROOT / 'tconv_mmaction/utils/mim_folder.py'))
+
+
+class BuildWithMim(build_py):
+    """Configs, tools, model-index.yml and zoo below ``tconv_mmaction/.mim``: links for ``pip install -e``, else copies.
+
+    As mmaction2 has them there; mim, ``tconv_mmaction::`` in configs and the command ``tconv`` look for them.
+    """
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            MIM['fill'](ROOT, ROOT / 'tconv_mmaction/.mim', link=True)
+        else:
+            MIM['fill'](ROOT, Path(self.build_lib) / 'tconv_mmaction/.mim', link=False)
+
+
 
 setup(
     name='tconv-mmaction',
@@ -14,29 +32,32 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['tconv_mmaction', 'tconv_mmaction.*']),
-    package_data={'tconv_mmaction.interpret.report': ['*.html']},
+    package_data={'tconv_mmaction': ['py.typed'], 'tconv_mmaction.interpret.report': ['*.html']},
+    cmdclass={'build_py': BuildWithMim},
+    entry_points={'console_scripts': ['tconv=tconv_mmaction.cli.main:main']},
     python_requires='>=3.9',
     install_requires=[
         'torch>=2.4',
         'mmaction2>=1.2.0,<1.3',
-        'mmengine>=0.10.4,<1.0',
         'decord>=0.6.0',  # clips are read with it
         'importlib_metadata',  # mmaction2 1.2.0 imports it and does not ask for it
         'matplotlib',
-        # OpenCV comes with mmengine and mmaction2
+        # OpenCV comes with mmaction2
         'numpy',
         'packaging',
         'pandas',
         'scikit-learn',  # handwritten digits for VideoMNIST, F1 score
         'scipy',
     ],
-    # mmcv is no hard requirement: full mmcv and mmcv-lite are the same package to Python, and installing
-    # one over the other breaks both. Who has neither takes the extra `lite`.
+    # mmcv and mmengine are no hard requirements: full mmcv, mmcv-lite and onedl-mmcv are the same package to Python,
+    # as are mmengine and onedl-mmengine, and installing one over the other breaks both. Who has none takes `lite`.
     extras_require={
-        'lite': ['mmcv-lite>=2.1.0,<2.2.0'],
+        'lite': ['mmcv-lite>=2.1.0,<2.2.0', 'mmengine>=0.10.4,<1.0'],
         'tests': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'psutil', 'captum', 'tensorboard', 'onnx',
-                  'onnxruntime', 'ruff'],
+                  'onnxruntime', 'ruff', 'av'],
         'docs': ['mkdocs-material', 'mkdocstrings[python]'],
         'viz': ['captum', 'tensorboard'],
+        'video': ['av'],  # the second decoder: DecordInit(decoder='pyav')
+        'completion': ['shtab'],
     },
 )

@@ -129,6 +129,7 @@ def entry(path, collection, results):
     if result:
         made['Metadata']['Training Resources'] = result['resources']
         made['Results'][0]['Metrics'] = result['metrics']
+        made['Alias'] = [re.sub(r'-[0-9a-f]{8}$', '', Path(result['weights']).stem)]  # short, for the inferencer
         made['Weights'] = result['weights']
         accuracy = f'{result["metrics"]["Top 1 Accuracy"]:.2f}'
         checkpoint = f'[{Path(result["weights"]).name}](../../../{result["weights"]})'

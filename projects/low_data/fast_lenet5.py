@@ -11,6 +11,7 @@ work. Gradients reach the same parameters through W.
 import torch
 import torch.nn.functional as F
 from mmaction.models.recognizers import BaseRecognizer
+from nets import R2Plus1dConv  # beside this file
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -71,17 +72,23 @@ def first_block(conv: nn.Module, x: Tensor) -> Tensor:
     return x.reshape(n, out, blocks * BLOCK // 2, height // 2, width // 2)[:, :, :frames // 2].contiguous()
 
 
-def scores(model: BaseRecognizer, videos: Tensor) -> Tensor:
+def scores(model: BaseRecognizer, videos: Tensor, raw: bool = False) -> Tensor:
     """What the recognizer of the LeNet5 configs scores before the softmax.
 
     Args:
         videos: (N, T, H, W) grey values, uint8.
+        raw: keep 0..255 instead of dividing by 255.
 
     Returns:
         (N, classes)
     """
-    net = model.backbone
-    x = first_block(net.conv1, videos.float().div_(255))
+    net, x = model.backbone, videos.float()
+    if not raw:
+        x.div_(255)
+    if isinstance(net.conv1, R2Plus1dConv):
+        x = F.max_pool3d(net.conv1(x[:, None]), 2).relu()
+    else:
+        x = first_block(net.conv1, x)
     x = F.max_pool3d(net.conv2(x), 2).relu()
     x = net.fc2(net.fc1(x.flatten(1)).relu()).relu()
     return model.cls_head.fc_cls(x)

@@ -14,8 +14,9 @@ from typing import Any, Iterator, List, Sequence
 import mmaction
 from mmengine.runner import FlexibleRunner, Runner
 
-from ..compat import checkpoints
+from ..compat import checkpoints, script_libraries
 from ..setup_checks.config_file import explained_configs
+from . import console
 
 CHECKED = {'train.py': 'train', 'test.py': 'test'}  # scripts whose config is checked first, and for what
 
@@ -41,9 +42,23 @@ def available_scripts() -> List[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.py'))
 
 
+def with_class_report(cfg: Any) -> Any:
+    """The config with a :class:`~tconv_mmaction.metrics.ClassReport` after its own test metrics; in its work_dir."""
+    evaluator = cfg.get('test_evaluator')
+    metrics = [evaluator] if isinstance(evaluator, dict) else list(evaluator or ())
+    if not metrics or any(isinstance(metric, dict) and metric.get('type') == 'ClassReport' for metric in metrics):
+        return cfg
+    cfg = cfg.copy()
+    cfg.test_evaluator = [*metrics, dict(type='ClassReport', out_dir=cfg.get('work_dir'), _scope_='mmaction')]
+    return cfg
+
+
 @contextlib.contextmanager
 def checked_setup(mode: str) -> Iterator[None]:
-    """Inside, a Runner is built from a config only after :func:`.setup_checks.check_once` has passed it."""
+    """Inside, a Runner is built from a config only after :func:`.setup_checks.check_once` has passed it.
+
+    A Runner for a test reports on every class, and shows a progress bar on a terminal.
+    """
     from ..setup_checks import check_once
     originals = {runner: vars(runner)['from_cfg'] for runner in (Runner, FlexibleRunner)}
 
@@ -51,7 +66,12 @@ def checked_setup(mode: str) -> Iterator[None]:
         @functools.wraps(original.__func__)
         def from_cfg(cls: type, cfg: Any) -> Any:
             check_once(cfg, mode)
-            return original.__func__(cls, cfg)
+            if mode != 'test':
+                return original.__func__(cls, cfg)
+            runner = original.__func__(cls, with_class_report(cfg))
+            if console.bar_wanted():
+                runner.register_hook(console.ProgressHook())
+            return runner
         return classmethod(from_cfg)
 
     for runner, original in originals.items():
@@ -67,7 +87,8 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
     """Run the script as ``python NAME ARGUMENTS`` would, in this process.
 
     A checkpoint that the script loads by itself is read with weights_only on, and a refusal names the file. What
-    train.py and test.py are going to use of the config is checked before anything is built.
+    train.py and test.py are going to use of the config is checked before anything is built, and their console is brief
+    (:mod:`.console`), unless ``--verbose`` is among their arguments.
 
     Args:
         name: path relative to :func:`scripts_folder`, such as ``deployment/publish_model.py``.
@@ -84,14 +105,22 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
         meant = f' Did you mean {" or ".join(near)}?' if near else ''
         raise FileNotFoundError(f'mmaction2 has no script {name!r} in {scripts_folder()}.{meant}')
     argv, search_path = sys.argv, list(sys.path)
-    sys.argv = [str(path), *arguments]
+    verbose = name not in CHECKED or '--verbose' in arguments
+    sys.argv = [str(path), *(word for word in arguments if word != '--verbose' or name not in CHECKED)]
     sys.path.insert(0, str(path.parent))  # as Python does for a script
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpoints.guarded_torch_load())
+            stack.enter_context(script_libraries.available(path))
             if name in CHECKED:
                 stack.enter_context(explained_configs())
                 stack.enter_context(checked_setup(CHECKED[name]))
+            if not verbose:
+                stack.enter_context(console.brief(bar=CHECKED[name] == 'test' and console.bar_wanted()))
             runpy.run_path(str(path), run_name='__main__')
+    except SystemExit:
+        if name in CHECKED and {'-h', '--help'} & set(arguments):
+            print('\nand of tconv_mmaction:\n  --verbose             show the whole log on the console too')
+        raise
     finally:
         sys.argv, sys.path[:] = argv, search_path

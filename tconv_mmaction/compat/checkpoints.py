@@ -22,14 +22,18 @@ builtins.bytes                  no bytes, which is how pickle spells the content
 PyTorch before 2.6 loads with weights_only=False unless told otherwise, and there these checkpoints load; nothing is
 changed, and nothing protects: load only files that you trust, or upgrade.
 """
+import _compat_pickle
 import contextlib
 import functools
 import math
 import os
 import pickle
+import pickletools
 import re
 import struct
-from typing import Any, Iterator, Tuple
+import sys
+import zipfile
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -40,6 +44,11 @@ from .whole_files import damage
 
 _METHODS = ('current', 'max', 'mean', 'min')
 _CODES = re.compile(r'[biufc](1|2|4|8|16|32)|[SU][1-9][0-9]{0,8}')
+
+
+# first parts of names that are no user's; pickle writes modules of the standard library under Python 2's names too
+_NO_USERS = {'torch', 'numpy', *getattr(sys, 'stdlib_module_names', sys.builtin_module_names),
+             *(name.partition('.')[0] for name in _compat_pickle.IMPORT_MAPPING)}
 
 
 def _refuse(what: str) -> pickle.UnpicklingError:
@@ -161,6 +170,29 @@ def _allow_stand_ins() -> None:
         torch.serialization.add_safe_globals([entry for entry in present if name(entry) not in _STAND_INS] + ours)
 
 
+def _prefer_stand_ins() -> None:
+    """Let the stand-ins win whoever allows something under the same name, for good or for the time of one load.
+
+    onedl-mmengine allows the real functions around each load. PyTorch keeps what is allowed in a set and makes its
+    table by name from that, so between two entries of one name chance would choose.
+    """
+    unpickler = torch._weights_only_unpickler
+    table = getattr(unpickler, '_get_user_allowed_globals', None)
+    if table is None:
+        return
+
+    @functools.wraps(table)
+    def with_stand_ins() -> Dict[str, Any]:
+        return {path: _STAND_INS.get(path, allowed) for path, allowed in table().items()}
+
+    unpickler._get_user_allowed_globals = with_stand_ins
+
+
+def _load(file: Any, map_location: Any = None, weights_only: Optional[bool] = None) -> Any:
+    """In place of the loader of onedl-mmengine, which reads what was refused once more with weights_only off."""
+    return torch.load(file, map_location=map_location, weights_only=weights_only)
+
+
 @contextlib.contextmanager
 def explained(filename: Any) -> Iterator[None]:
     """Keep weights_only on inside, and turn a refusal into an :class:`UnsafeCheckpointError` that names the file."""
@@ -193,6 +225,29 @@ def explained(filename: Any) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def statistics_methods(filename: Any) -> List[str]:
+    """The functions that the HistoryBuffers of a checkpoint name as statistics, ``module.name`` each; runs nothing.
+
+    Empty for a file that is no zip archive of torch.save, or that cannot be read. What Python, PyTorch and numpy bring
+    is no function of a user's and is left out: nobody is to be told how to allow ``os.system``.
+    """
+    try:
+        with zipfile.ZipFile(filename) as archive:
+            inner = next(name for name in archive.namelist() if name.endswith('/data.pkl'))
+            operations = list(pickletools.genops(archive.read(inner)))
+    except (OSError, ValueError, StopIteration, TypeError, zipfile.BadZipFile):
+        return []
+    found, inside = [], False
+    for operation, argument, _ in operations:
+        if argument == 'statistics_methods':  # the key; its dict of names and functions follows, up to SETITEM(S)
+            inside = True
+        elif inside and operation.name == 'GLOBAL' and argument.partition('.')[0].split()[0] not in _NO_USERS:
+            found.append(argument.replace(' ', '.'))
+        elif inside and operation.name in ('SETITEM', 'SETITEMS'):
+            inside = False
+    return found
+
+
 def _explanation(filename: Any, error: str) -> str:
     found = re.search(r'GLOBAL (\S+)|Unsupported content: ([^\n]+)|(reduce for unrecognized function [^\n]+)', error)
     if not found:
@@ -200,6 +255,13 @@ def _explanation(filename: Any, error: str) -> str:
         return (f'{filename} is no checkpoint that PyTorch can read ({lines[-1] if lines else error}). It may be '
                 'damaged, cut short by a download, or another kind of file. Nothing in it was run. Get it again.')
     asks = next(group for group in found.groups() if group)
+    if asks in statistics_methods(filename):
+        module, _, name = asks.rpartition('.')
+        return (f'{filename} was refused, and nothing in it was run: its log history (HistoryBuffer) names {asks} as a '
+                'statistics function, as HistoryBuffer.register_statistics leaves it in every checkpoint. A file that '
+                'may call it can call it with anything. If that function is yours and does no harm: before loading, '
+                f'for instance in a module of custom_imports, run  from {module} import {name}; '
+                f'torch.serialization.add_safe_globals([{name}]). If you do not know it, do not use the file.')
     return (f'{filename} was refused, and nothing in it was run: it asks for {asks}, which no checkpoint that MMEngine '
             'writes needs, and a file that can ask for that can run any code on this machine. If you do not know who '
             'made it, delete it. If you made it: save it again with plain values only (tensors, numbers, strings, '
@@ -231,8 +293,11 @@ def apply() -> Tuple[bool, str]:
         return False, (f'PyTorch {torch.__version__} loads without weights_only: everything loads, and a file from a '
                        'stranger can run code. PyTorch 2.6 or later is safer')
     _allow_stand_ins()
+    _prefer_stand_ins()
 
-    from mmengine.runner import CheckpointLoader
+    from mmengine.runner import CheckpointLoader, checkpoint
+    if hasattr(checkpoint, '_safe_torch_load'):
+        checkpoint._safe_torch_load = _load
     original = CheckpointLoader.load_checkpoint.__func__
 
     @functools.wraps(original)

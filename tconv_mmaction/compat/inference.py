@@ -2,14 +2,12 @@
 
 ``inference_recognizer`` wants a variable ``test_pipeline`` in the config, which a config need not have, and takes one
 video and no folder of frames. ``MMAction2Inferencer`` takes folders only by an option for all of its inputs and only
-with names like img_00001.jpg, draws the first of a list alone, draws no prediction at all (it looks for a field of the
-old data samples, ``pred_labels``), and writes videos with moviepy < 2. Here
+with names like img_00001.jpg, and draws the first of a list alone. Here
 
 * the pipeline comes from ``test_dataloader`` where there is no ``test_pipeline``;
 * a video and a folder each get the decoder they need, whatever the config's data set is made of, and frames may have
   any name that ends in a number;
-* all of a list is done and drawn, with the label and its score;
-* videos are written by OpenCV (:mod:`tconv_mmaction.utils.browser_video`), so without moviepy.
+* all of a list is done and drawn (:mod:`.drawing` has how).
 """
 import copy
 import functools
@@ -138,45 +136,12 @@ def _visualize(self: Any, inputs: Any, preds: Any, **kwargs: Any) -> Any:
                                                   for each in inputs], [pred for pred, in preds['rec']], **kwargs)
 
 
-def _wrap_add_datasample(original: Any) -> Any:
-
-    @functools.wraps(original)
-    def add_datasample(self: Any, name: str, video: Any, data_sample: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if data_sample is not None and 'pred_label' in data_sample and 'pred_labels' not in data_sample:
-            from mmengine.structures import LabelData
-            data_sample = data_sample.clone()
-            scores = dict(score=data_sample.pred_score) if 'pred_score' in data_sample else {}
-            data_sample.set_field(LabelData(item=data_sample.pred_label.reshape(-1), **scores), 'pred_labels')
-        return original(self, name, video, data_sample, *args, **kwargs)
-
-    return add_datasample
-
-
-def _wrap_add_video(original: Any) -> Any:
-
-    @functools.wraps(original)
-    def add_video(self: Any, name: str, frames: Any, step: int = 0, fps: int = 4, out_type: str = 'img',
-                  **kwargs: Any) -> None:
-        if out_type != 'video':
-            return original(self, name, frames, step=step, fps=fps, out_type=out_type, **kwargs)
-        from ..utils.browser_video import write_video
-        self._init_env()
-        # the visualizer's frames are BGR, as it reads them
-        write_video(os.path.join(self._save_dir, os.path.splitext(name)[0] + '.mp4'),
-                    (frame[..., ::-1] for frame in frames), fps)
-
-    return add_video
-
-
 def apply() -> Tuple[bool, str]:
-    """Repair ``inference_recognizer``, ``ActionRecogInferencer``, ``MMAction2Inferencer`` and the visualizer."""
+    """Repair ``inference_recognizer``, ``ActionRecogInferencer`` and ``MMAction2Inferencer``."""
     from mmaction import apis
     from mmaction.apis import inference
-    from mmaction.visualization import ActionVisualizer, LocalVisBackend
     repaired = _wrap_inference_recognizer(inference.inference_recognizer)
     apis.inference_recognizer = inference.inference_recognizer = repaired
     apis.ActionRecogInferencer._init_pipeline = _wrap_init_pipeline(apis.ActionRecogInferencer._init_pipeline)
     apis.MMAction2Inferencer.visualize = _visualize
-    ActionVisualizer.add_datasample = _wrap_add_datasample(ActionVisualizer.add_datasample)
-    LocalVisBackend.add_video = _wrap_add_video(LocalVisBackend.add_video)
-    return True, 'inference on videos, folders of frames and lists of them; drawn with labels, without moviepy'
+    return True, 'inference on videos, folders of frames and lists of them, all of which are drawn'

@@ -18,7 +18,7 @@ import re
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 
@@ -110,23 +110,32 @@ class _DeleteLater:
     def __init__(self, backend: Any, message_hub: Any) -> None:
         self.backend, self.message_hub = backend, message_hub
         self.paths: List[str] = []
+        self.folders: Dict[str, bool] = {}  # of those that the hook has looked at in this run
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
-    def remove(self, path: Any) -> None:
+    def _later(self, path: Any, folder: bool) -> None:
         self.paths.append(str(path))
+        self.folders[str(path)] = folder
         self.message_hub.update_info(_SUPERFLUOUS, list(self.paths))
 
-    rmtree = remove
+    def remove(self, path: Any) -> None:
+        self._later(path, folder=False)
+
+    def rmtree(self, path: Any) -> None:
+        self._later(path, folder=True)
 
     def delete(self, keep: Tuple[str, ...]) -> None:
         """Now; ``keep`` are files that were written in the meantime."""
         for path in self.paths:
-            if path not in keep and self.backend.isfile(path):
-                self.backend.remove(path)
-            elif path not in keep and self.backend.isdir(path):
-                self.backend.rmtree(path)
+            if path in keep:
+                continue
+            folder = self.folders.get(path)  # the hook asked the backend, perhaps over a network, before it called us
+            if folder is None and (self.backend.isfile(path) or self.backend.isdir(path)):
+                folder = self.backend.isdir(path)
+            if folder is not None:
+                (self.backend.rmtree if folder else self.backend.remove)(path)
         self.message_hub.update_info(_SUPERFLUOUS, [])
 
 

@@ -10,6 +10,7 @@ replaced, since a score over other clips is another score: the first such file e
 in the list and counts as wrong (:mod:`.unreadable_sample`).
 """
 import logging
+import os
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -20,6 +21,7 @@ from mmengine.logging import print_log
 
 from ..transforms.decord_video import WAY_OUT, UnreadableVideoError
 from ..transforms.worker_rng import WorkerRNG
+from ..utils.text_files import read_lines
 from ..utils.video_file import video_path
 from .bad_video_list import BadVideoList, file_version, in_work_dir
 from .unreadable_sample import UnreadableSample
@@ -53,6 +55,9 @@ class TolerantVideoDataset(VideoDataset):
             ``max_bad_share`` holds, and UnreadableClipsHook adds the number and the names to the result.
         bad_videos_file: where files are listed, one JSON object per line. Default: bad_videos.jsonl in the work_dir
             of the running experiment.
+        counted: the lines of the list are "PATH FRAMES LABEL", with the number of frames that decode, as
+            ``tools/data/check_videos.py --counted-list`` writes them. Frames are then sampled from those, where the
+            container says more (120 of 120 AVI files of one public set do).
         **kwargs: the other arguments of ``VideoDataset``, e.g. data_prefix, test_mode, delimiter.
 
     Raises:
@@ -64,7 +69,7 @@ class TolerantVideoDataset(VideoDataset):
 
     def __init__(self, ann_file: str, pipeline: list, *, max_bad_share: float = 0.05, retries: int = 1,
                  max_refetch: int = 20, bad_videos_file: Union[str, Path, None] = None,
-                 unreadable_in_test: str = 'error', **kwargs: Any) -> None:
+                 unreadable_in_test: str = 'error', counted: bool = False, **kwargs: Any) -> None:
         if not isinstance(max_bad_share, (int, float)) or isinstance(max_bad_share, bool) or not (
                 0 <= max_bad_share <= 1):
             raise ValueError('TolerantVideoDataset: max_bad_share must be a share between 0 and 1, got '
@@ -75,7 +80,7 @@ class TolerantVideoDataset(VideoDataset):
         if unreadable_in_test not in ('error', 'wrong'):
             raise ValueError("TolerantVideoDataset: unreadable_in_test must be 'error' (the run ends) or 'wrong' (the "
                              f'clip counts as wrong), got {unreadable_in_test!r}.')
-        self.unreadable_in_test = unreadable_in_test
+        self.unreadable_in_test, self.counted = unreadable_in_test, counted
         self.max_bad_share, self.retries, self.bad_videos_file = max_bad_share, retries, bad_videos_file
         self.bad_videos: Optional[BadVideoList] = None
         self._rng = WorkerRNG(type(self).__name__)
@@ -92,6 +97,24 @@ class TolerantVideoDataset(VideoDataset):
             self.bad_videos.read()
             self.bad_videos.forget_outdated((info['filename'] for info in data_list), video_path)
         return data_list
+
+    def load_data_list(self) -> list:
+        """The entries of the list; with ``counted`` each has 'counted_frames'."""
+        if not self.counted:
+            return super().load_data_list()
+        entries = []
+        for number, line in enumerate(read_lines(self.ann_file), 1):
+            name, *rest = line.strip().split(self.delimiter)
+            if not rest or not rest[0].isdecimal() or int(rest[0]) < 1 or not (self.multi_class or len(rest) == 2):
+                raise ValueError(f'TolerantVideoDataset: {self.ann_file}, line {number}: with counted=True lines are '
+                                 f'"PATH FRAMES LABEL", got {line[:80]!r}. Write the list with '
+                                 'tools/data/check_videos.py --counted-list, or leave counted out.')
+            labels = [int(label) for label in rest[1:]]
+            if self.data_prefix['video'] is not None:
+                name = os.path.join(self.data_prefix['video'], name)
+            entries.append(dict(filename=name, label=labels if self.multi_class else labels[0],
+                                counted_frames=int(rest[0])))
+        return entries
 
     @property
     def _strict(self) -> bool:

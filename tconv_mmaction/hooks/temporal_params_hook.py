@@ -11,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ..interpret.parameter_statistics import MODEL_ROW, TABLE_2, parameter_statistics
+from ..interpret.parameter_statistics import MODEL_ROW, parameter_statistics
 from ..interpret.pictures.temporal_figures import draw_distributions, draw_trajectories, filter_trajectory, save_figure
 from ..interpret.temporal_parameters import (
     is_sharded,
@@ -22,6 +22,10 @@ from ..interpret.temporal_parameters import (
 )
 from ..utils import atomic_write_text
 from ..utils.wrappers import unwrap
+
+# what each quantity is called in scalars, and how it is written in the log
+SCALARS = dict(scale='scale_minus_1', rotate='rotate', translate_x='translate_x', translate_y='translate_y')
+SHOWN = ('scale - 1', 'rotate, radians', 'translate_x, half kernels', 'translate_y, half kernels')
 
 
 @HOOKS.register_module()
@@ -35,10 +39,11 @@ class TemporalParamsHook(Hook):
                                    NAME_distributions.png  Fig. 4 of the paper
                                    NAME_trajectories.png   Fig. 3
 
-    Scalars: ``temporal/{s,r,p_x,p_y}_mean`` and ``_std``, the whole model's line of Table 2 (mean and standard
-    deviation of |s-1|, |r| in radians, |t_x|, |t_y|). They go to the message hub as ``train/temporal/...``, from where
-    LoggerHook takes them into its next lines, and to the visualizer's backends (vis_data/scalars.json, TensorBoard,
-    W&B) at the very iteration, which LoggerHook's interval may skip.
+    Scalars: ``temporal/abs_scale_minus_1_mean``, ``temporal/abs_rotate_mean``, ``temporal/abs_translate_x_mean``,
+    ``temporal/abs_translate_y_mean``, and ``_std`` of each: the whole model's line of Table 2 (mean and standard
+    deviation of |s-1|, |r| in radians, |t_x| and |t_y| in half kernels). They go to the message hub under these names
+    and to the visualizer's backends (vis_data/scalars.json, TensorBoard, W&B) at the very iteration, and into the log
+    as one line.
 
     A resumed run writes the same names again from where it resumes, so nothing is there twice and nothing is missing.
 
@@ -128,16 +133,17 @@ class TemporalParamsHook(Hook):
         statistics = parameter_statistics(runner.model, parameters=parameters)
         if not is_main_process():
             return
-        scalars = {}
-        for symbol, quantity in TABLE_2.items():
-            for kind in ('mean', 'std'):
-                scalars[f'temporal/{symbol}_{kind}'] = float(statistics.loc[MODEL_ROW, f'abs_{quantity}_{kind}'])
+        scalars = {f'temporal/abs_{name}_{kind}': float(statistics.loc[MODEL_ROW, f'abs_{quantity}_{kind}'])
+                   for quantity, name in SCALARS.items() for kind in ('mean', 'std')}
         for name, value in scalars.items():
-            runner.message_hub.update_scalar(f'train/{name}', value)
+            runner.message_hub.update_scalar(name, value)  # without the train/ of what LoggerHook prints each time
         runner.visualizer.add_scalars(scalars, step=iteration, file_path=f'{runner.timestamp}.json')
 
         folder = Path(self.out_dir or Path(runner.work_dir) / 'temporal_params')
         unit, number = ('epoch', epoch) if self._epochs else ('iter', iteration)
+        runner.logger.info(f'Temporal parameters of {unit} {number}, mean (standard deviation): ' + ', '.join(
+            f'|{shown}| {scalars[f"temporal/abs_{name}_mean"]:.4f} ({scalars[f"temporal/abs_{name}_std"]:.4f})'
+            for name, shown in zip(SCALARS.values(), SHOWN)))
         name = f'{unit}_{number}'
         save_parameters(folder / f'{name}.npz', runner.model, parameters)
         statistics.insert(0, 'iter', iteration)

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .access.adapters import as_score_function
-from .access.modules import Layer, check_clip, choose_target, find_layer, frozen, output_tensor, over_time
+from .access.feature_maps import over_time
+from .access.modules import Layer, check_clip, choose_target, find_layer, frozen, output_tensor
 
 WEIGHTS = ('frame', 'clip')
 
@@ -57,10 +58,12 @@ def grad_cam(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, Lis
     name, module = find_layer(model, layer)
     score_fn = as_score_function(model, 'logits')
     caught: List[Tensor] = []
+    others: List[object] = []  # what the layer returns beside its map
 
     def cut(_module, _inputs, output):
         leaf = output_tensor(output, name).detach().requires_grad_()
         caught.append(leaf)
+        others.extend(output[1:] if isinstance(output, (tuple, list)) else ())
         # a clone goes on, so that an in-place activation after the layer leaves its output alone
         return (leaf.clone(), *output[1:]) if isinstance(output, (tuple, list)) else leaf.clone()
 
@@ -80,7 +83,8 @@ def grad_cam(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, Lis
     if gradient is None:
         raise ValueError(f'the class scores do not depend on the output of layer {name!r}. Name a layer before the '
                          'head.')
-    activation, gradient = (over_time(x, clip.size(0), name) for x in (caught[0].detach(), gradient))
+    activation, gradient = (over_time(model, name, (x, *others) if others else x, clip)
+                            for x in (caught[0].detach(), gradient))
     if activation.size(2) == 1:
         warnings.warn(f'layer {name!r} has one time step: its map shows where, not when. Name an earlier layer.',
                       stacklevel=2)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .access.adapters import as_score_function
-from .access.modules import Layer, find_layer, frozen, layer_output
+from .access.feature_maps import layer_output
+from .access.modules import Layer, find_layer, frozen
 
 MODES = ('frame', 'clip')
 

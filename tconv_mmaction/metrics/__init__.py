@@ -1,3 +1,4 @@
+from .class_report import ClassReport
 from .f1_metric import F1Metric
 
-__all__ = ['F1Metric']
+__all__ = ['ClassReport', 'F1Metric']

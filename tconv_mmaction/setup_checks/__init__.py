@@ -5,13 +5,13 @@ built fails before any hook exists. ``CheckSetupHook`` calls it for everybody el
 device, reads annotation lists as text, and opens a few of their files for the size of the frames; it decodes no video.
 """
 import sys
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from mmengine.registry import init_default_scope
 
 from . import agreement
 from .batches import batches_of, check_cutting, check_last_batch, processes, shares
-from .data import DataOptions, Loader, check_loader, datasets_of, model_for_data
+from .data import DataOptions, Loader, Model, check_loader, datasets_of, model_for_data
 from .network import build_on_meta, check_checkpoint, check_model, check_optimizer, check_pretrained
 from .problems import Problem, Problems, SetupError
 from .runtime import (
@@ -79,25 +79,7 @@ def check_config(cfg: Any, mode: str = 'train', duplicates: bool = False,
     model_cfg = cfg.get('model')
     wanted, world_size = model_for_data(model_cfg), processes(cfg)
 
-    loaders: Dict[str, Loader] = {}
-    reported = None
-    for split in MODES[mode]:
-        evaluator, loader = cfg.get(f'{split}_evaluator'), cfg.get(f'{split}_dataloader')
-        if split == 'val' and mode == 'train' and loader is None:
-            continue
-        key, loop = f'{split}_dataloader', cfg.get(f'{split}_cfg')
-        found = check_loader(loader, key, wanted, split == 'train' or labels_wanted(evaluator), options, problems)
-        if found is not None:
-            loaders[split] = found
-            check_cutting(loader, key, split, found.samples, loop, world_size, problems)
-            for dataset, where in datasets_of(loader['dataset'], f'{key}.dataset'):
-                if isinstance(dataset, dict) and split != 'train':
-                    agreement.check_evaluation_pipeline(dataset.get('pipeline'), f'{where}.pipeline', problems)
-        if split != 'train':
-            reported = check_metrics(evaluator, f'{split}_evaluator', wanted.num_classes, problems)
-            agreement.check_scores(metrics_of(evaluator), f'{split}_evaluator', model_cfg,
-                                   found.multi_class if found is not None else None, problems)
-        check_loop(loop, f'{split}_cfg', problems)
+    loaders, reported = _check_splits(cfg, MODES[mode], mode, wanted, world_size, options, problems)
     check_hooks(cfg, problems)
     check_names_of_keys(cfg, problems)
     check_work_dir(cfg.get('work_dir'), problems)
@@ -130,6 +112,31 @@ def check_config(cfg: Any, mode: str = 'train', duplicates: bool = False,
         say_compile(cfg.get('compile'), model, problems)
     problems.raise_if_any()
     return problems
+
+
+def _check_splits(cfg: Any, splits: Sequence[str], mode: str, wanted: Model, world_size: int, options: DataOptions,
+                  problems: Problems) -> Tuple[Dict[str, Loader], Optional[Set[str]]]:
+    """Loaders, evaluators and loops; what the loaders give, and the names that the last evaluator reports."""
+    loaders: Dict[str, Loader] = {}
+    reported = None
+    for split in splits:
+        evaluator, loader = cfg.get(f'{split}_evaluator'), cfg.get(f'{split}_dataloader')
+        if split == 'val' and mode == 'train' and loader is None:
+            continue
+        key, loop = f'{split}_dataloader', cfg.get(f'{split}_cfg')
+        found = check_loader(loader, key, wanted, split == 'train' or labels_wanted(evaluator), options, problems)
+        if found is not None:
+            loaders[split] = found
+            check_cutting(loader, key, split, found.samples, loop, world_size, problems)
+            for dataset, where in datasets_of(loader['dataset'], f'{key}.dataset'):
+                if isinstance(dataset, dict) and split != 'train':
+                    agreement.check_evaluation_pipeline(dataset.get('pipeline'), f'{where}.pipeline', problems)
+        if split != 'train':
+            reported = check_metrics(evaluator, f'{split}_evaluator', wanted.num_classes, problems)
+            agreement.check_scores(metrics_of(evaluator), f'{split}_evaluator', cfg.get('model'),
+                                   found.multi_class if found is not None else None, problems)
+        check_loop(loop, f'{split}_cfg', problems)
+    return loaders, reported
 
 
 def _check_training(cfg: Any, model_cfg: Any, loaders: Dict[str, Loader], num_classes: Optional[int],

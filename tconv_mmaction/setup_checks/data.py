@@ -1,26 +1,23 @@
-"""Loaders, data sets and pipelines of a config, looked at before any of them works.
+"""Loaders and data sets of a config, looked at before any of them works.
 
-Transforms are built, since that is where they check their arguments; data sets are not: building one reads its whole
-list and fails at the first line.
+Data sets are not built: building one reads its whole list and fails at the first line.
 """
 import os
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import cv2
-from mmaction.registry import DATASETS, TRANSFORMS
+from mmaction.registry import DATASETS
 from mmengine.registry import DATA_SAMPLERS
 
 from ..utils.confinement import check_confined, roots_of
-from .agreement import installed
+from ..utils.packed_frames import read_index
 from .batches import check_wrapper, samples_of
-from .dry_run import Packed, Sample, check_packed, probe_videos, try_pipeline
+from .dry_run import Output, Sample, check_outputs, probe_videos, try_pipeline
 from .frames import check_frames, frame_name
 from .lists import Entry, check_files, ends_of, form_of, joined, read_list
-from .problems import Problems, build, check_names, find_class
+from .pipelines import ClipSize, check_pipeline, clip_size, is_whole, views_of
+from .problems import Problems, find_class
 
-POSITIVE = ('clip_len', 'num_clips', 'frame_interval', 'test_interval', 'num_segments', 'crop_size', 'size')
-OLD = dict(Collect="End the pipeline with dict(type='PackActionInputs') instead.",
-           VideoCollect="End the pipeline with dict(type='PackActionInputs') instead.")
 DATASET_WRAPPERS = dict(RepeatDataset='dataset', ClassBalancedDataset='dataset', ConcatDataset='datasets')
 
 
@@ -30,18 +27,11 @@ class DataOptions(NamedTuple):
     confine_paths: Any = False
 
 
-class ClipSize(NamedTuple):
-    """What a pipeline makes of a video, as far as its settings tell: frames, rows, columns."""
-    frames: Optional[int]
-    height: Optional[int] = None
-    width: Optional[int] = None
-
-
 class Listed(NamedTuple):
     """What the list of a data set holds, as far as it could be read."""
     entries: List[Entry]
     multi_class: bool
-    packed: List[Packed]  # what the pipeline makes of some of them
+    outputs: List[Output]  # what the pipeline makes of some of them
     folder: str
 
 
@@ -68,12 +58,8 @@ def model_for_data(cfg: Any) -> Model:
     head, preprocessor = cfg.get('cls_head'), cfg.get('data_preprocessor')
     classes = head.get('num_classes') if isinstance(head, dict) else None
     mean = preprocessor.get('mean') if isinstance(preprocessor, dict) else None
-    return Model(classes if _whole(classes, 1) else None, cfg.get('type') == 'Recognizer3D',
+    return Model(classes if is_whole(classes, 1) else None, cfg.get('type') == 'Recognizer3D',
                  len(mean) if isinstance(mean, (list, tuple)) else None)
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def datasets_of(cfg: Any, key: str) -> Iterator[Tuple[dict, str]]:
@@ -87,80 +73,6 @@ def datasets_of(cfg: Any, key: str) -> Iterator[Tuple[dict, str]]:
     else:
         for i, entry in enumerate(cfg.get(inner) or ()):
             yield from datasets_of(entry, f'{key}.{inner}.{i}')
-
-
-def check_pipeline(pipeline: Any, key: str, problems: Problems) -> None:
-    """Build every transform; look at numbers that mmaction2 takes on trust, and at the order."""
-    if not isinstance(pipeline, (list, tuple)) or not pipeline:
-        problems.add(key, f'must be a list of transforms that ends with PackActionInputs, got {pipeline!r}.')
-        return
-    names: List[str] = []
-    for i, cfg in enumerate(pipeline):
-        where = f'{key}.{i}'
-        if callable(cfg):
-            names.append(getattr(cfg, '__name__', type(cfg).__name__))
-            continue
-        if isinstance(cfg, dict) and cfg.get('type') in OLD and TRANSFORMS.get(cfg['type']) is None:
-            problems.add(f'{where}.type', f'{cfg["type"]} is of mmaction2 0.x. {OLD[cfg["type"]]}')
-            names.append('?')
-            continue
-        cls = find_class(TRANSFORMS, cfg, where, problems)
-        if cls is None:
-            names.append('?')
-            continue
-        names.append(str(cfg['type']))
-        if cfg['type'] == 'Normalize' and cls.__module__.startswith('mmcv.'):
-            problems.add(where, 'Normalize is that of mmcv, for single images. mmaction2 1.x normalises in the model: '
-                         'take it out, and set mean and std of model.data_preprocessor.')
-            continue
-        wrong = not check_names(cls, cfg, where, problems)
-        installed(cfg['type'], where, problems)
-        for name in POSITIVE:
-            value = cfg.get(name)
-            values = value if isinstance(value, (list, tuple)) else [value]
-            if value is not None and not all(_whole(v, 1) for v in values):
-                wrong = True
-                problems.add(f'{where}.{name}', f'{cfg["type"]} needs a positive whole number, got {value!r}.')
-        if not wrong:
-            build(TRANSFORMS, cfg, where, problems)
-    if '?' in names:
-        return
-    if 'PackActionInputs' not in names and not any('Pack' in name for name in names):
-        problems.add(key, f'nothing packs the clip for the model: {names}. End it with '
-                     "dict(type='PackActionInputs').")
-    sampled = next((i for i, name in enumerate(names) if 'Sample' in name), None)
-    decoded = next((i for i, name in enumerate(names) if name.endswith('Decode')), None)
-    if decoded is not None and sampled is not None and sampled > decoded:
-        problems.add(f'{key}.{sampled}', f'{names[sampled]} chooses frames after {names[decoded]} has decoded them. '
-                     'Put it before.')
-    opened = next((name for name in names if name.endswith('Init')), None)
-    wants = names[decoded].replace('Decode', 'Init') if decoded is not None else None
-    if wants in ('DecordInit', 'PyAVInit', 'PIMSInit', 'OpenCVInit') and opened != wants:
-        problems.add(f'{key}.{decoded}', f'{names[decoded]} decodes what {wants} has opened, and '
-                     f'{f"{opened} stands there" if opened else "it is not there"}. Put dict(type={wants!r}) first.')
-    if decoded is not None and sampled is None:
-        problems.add(key, f'{names[decoded]} has no frames to decode: put a transform before it that chooses them '
-                     '(SampleFrames, WholeVideoSampleFrames).')
-
-
-def clip_size(pipeline: Sequence[Any]) -> ClipSize:
-    """Frames and pixels at the end of a pipeline, None where its settings leave them open."""
-    frames = height = width = None
-    for cfg in pipeline:
-        if not isinstance(cfg, dict):
-            continue
-        if _whole(cfg.get('clip_len'), 1):
-            frames = cfg['clip_len']
-        kind, size = cfg.get('type'), cfg.get('crop_size', cfg.get('size'))
-        if kind == 'Resize':
-            scale = cfg.get('scale')
-            fixed = cfg.get('keep_ratio', True) is False and isinstance(scale, (list, tuple)) and min(scale) > 0
-            width, height = scale if fixed else (None, None)
-        elif kind in ('CenterCrop', 'RandomCrop', 'EgoMotionCrop', 'ThreeCrop', 'TenCrop') and size:
-            width, height = (size, size) if isinstance(size, int) else size
-        elif kind in ('RandomResizedCrop', 'MultiScaleCrop', 'RandomRescale', 'ThreeCrop', 'EgoMotionCrop'):
-            height = width = None
-    return ClipSize(frames, height, width)
 
 
 def _check_dataset(cfg: Any, key: str, model: Model, labelled: bool, options: DataOptions, batch_size: Any,
@@ -187,18 +99,23 @@ def _check_dataset(cfg: Any, key: str, model: Model, labelled: bool, options: Da
         return None
     entries, folder, samples = listed
     start = cfg.get('start_index', 1 if form.frames else 0)
-    before, packed = len(problems), []
+    before, outputs = len(problems), []
     if isinstance(cfg.get('pipeline'), (list, tuple)) and not any(f'{key}.pipeline' in found.key for found in problems):
-        packed = try_pipeline(cfg['pipeline'], samples, start, f'{key}.pipeline', problems)
+        outputs = try_pipeline(cfg['pipeline'], samples, start, f'{key}.pipeline', problems)
     if len(problems) == before:
-        check_packed(packed, batch_size, model.volumes, model.channels, f'{key}.pipeline', problems)
-    return Listed(entries, form.multi_class, packed, folder)
+        check_outputs(outputs, batch_size, model.volumes, model.channels, f'{key}.pipeline', problems)
+    return Listed(entries, form.multi_class, outputs, folder)
 
 
 def _samples(entries: List[Entry], folder: str, cfg: dict, form: Any, path: str, key: str,
              problems: Problems) -> List[Sample]:
     """Sizes of the frames of a few files of a list."""
     ends = ends_of(entries)
+    if form.packed:
+        rows = [(entry, found[1]) for index in [read_index(folder)] for entry in ends
+                for found in [index.get(entry.path)] if found is not None]
+        return [Sample(os.path.join(folder, entry.path), row.width, row.height, row.frames, row.fps)
+                for entry, row in rows]
     if not form.frames:
         return probe_videos([(entry.line, os.path.join(folder, entry.path)) for entry in ends], path, form.tolerant,
                             f'{key}.data_prefix.video', problems)
@@ -217,7 +134,7 @@ def _samples(entries: List[Entry], folder: str, cfg: dict, form: Any, path: str,
 def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labelled: bool, options: DataOptions,
                 problems: Problems) -> Optional[Tuple[List[Entry], str, List[Sample]]]:
     own = cfg.get('num_classes')
-    if form.multi_class and not _whole(own, 1):
+    if form.multi_class and not is_whole(own, 1):
         problems.add(f'{key}.num_classes', f'multi_class=True needs the number of classes here too, got {own!r}.')
     if form.delimiter == '':
         problems.add(f'{key}.delimiter', "must not be empty; it is ' ' unless the list uses another one.")
@@ -238,7 +155,7 @@ def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labe
     pipeline = [str(step.get('type')) for step in cfg.get('pipeline') or () if isinstance(step, dict)]
     other = 'RawFrameDecode' if not form.frames else next(
         (name for name in pipeline if name in ('DecordInit', 'PyAVInit', 'OpenCVInit', 'PIMSInit')), None)
-    if other in pipeline:
+    if other in pipeline and not form.packed:  # a packed data set replaces whatever decodes
         place = pipeline.index(other)
         problems.add(f'{key}.pipeline.{place}', f'{other} reads {"video files" if form.frames else "folders of frames"}'
                      f', and {cfg["type"]} has {"folders of frames" if form.frames else "video files"}. Use '
@@ -265,7 +182,7 @@ def _check_list(cfg: dict, key: str, form: Any, num_classes: Optional[int], labe
                              'Take them out; or, if the place is meant, name its folder too: confine_paths=[...].')
     # not before it is known that none of them may not be opened
     whole = len(problems) == (before if form.frames else files_from)
-    if whole and '://' not in folder and not getattr(form, 'packed', False):
+    if whole and '://' not in folder:
         samples = _samples(entries, folder, cfg, form, path, key, problems)
     return entries, folder, samples
 
@@ -277,10 +194,10 @@ def check_loader(cfg: Any, key: str, model: Model, labelled: bool, options: Data
         problems.add(key, f'must be a dict with dataset, batch_size, num_workers and sampler, got '
                      f'{sorted(cfg) if isinstance(cfg, dict) else cfg!r}.')
         return None
-    if not _whole(cfg.get('batch_size'), 1) and 'batch_sampler' not in cfg:
+    if not is_whole(cfg.get('batch_size'), 1) and 'batch_sampler' not in cfg:
         problems.add(f'{key}.batch_size', f'must be a positive whole number, got {cfg.get("batch_size")!r}.')
     workers = cfg.get('num_workers', 0)
-    if not _whole(workers, 0):
+    if not is_whole(workers, 0):
         problems.add(f'{key}.num_workers', f'must be 0 or a positive whole number, got {workers!r}.')
     elif workers == 0 and cfg.get('persistent_workers'):
         problems.add(f'{key}.persistent_workers', 'True needs workers, and num_workers is 0. Set it to False.')
@@ -300,7 +217,7 @@ def check_loader(cfg: Any, key: str, model: Model, labelled: bool, options: Data
         if dataset.get('type') == 'VideoMNIST':
             side = dataset.get('size', 28)
             size = ClipSize(dataset.get('num_frames', 30), side, side)
-        shapes = [packed.shape for packed in listed.packed] if listed is not None else []
+        shapes = [output.shape for output in listed.outputs] if listed is not None else []
         if shapes and model.volumes and len(shapes[0]) == 5:
             size = ClipSize(*shapes[0][2:])
             views[f'{where}.pipeline'] = shapes[0][0]
@@ -316,13 +233,3 @@ def check_loader(cfg: Any, key: str, model: Model, labelled: bool, options: Data
         {label for listed in known for entry in listed.entries for label in entry.labels} if whole else None,
         {(os.path.join(listed.folder, entry.path), entry.part) for listed in known for entry in listed.entries}
         if whole else None)
-
-
-def views_of(pipeline: Sequence[Any]) -> int:
-    """Clips of one sample, by the settings."""
-    views = 1
-    for cfg in pipeline:
-        if isinstance(cfg, dict):
-            views *= cfg['num_clips'] if _whole(cfg.get('num_clips'), 1) else 1
-            views *= dict(ThreeCrop=3, TenCrop=10).get(str(cfg.get('type')), 1)
-    return views

@@ -35,7 +35,7 @@ class Sample(NamedTuple):
         return f'frames of {self.width}x{self.height} pixels (WxH), as {self.path} has'
 
 
-class Packed(NamedTuple):
+class Output(NamedTuple):
     """What a pipeline makes of a sample: (views, C, T, H, W), and the sample it was made of."""
     shape: Tuple[int, ...]
     sample: Sample
@@ -99,9 +99,9 @@ def same_draws() -> Iterator[None]:
 
 
 def try_pipeline(pipeline: Any, samples: Sequence[Sample], start_index: int, key: str,
-                 problems: Problems) -> List[Packed]:
+                 problems: Problems) -> List[Output]:
     """Run the transforms for each frame size; what fails is named by its transform, what comes out is returned."""
-    packed: List[Packed] = []
+    outputs: List[Output] = []
     by_size: Dict[Tuple[int, int], Sample] = {}
     for sample in samples:
         by_size.setdefault((sample.width, sample.height), sample)
@@ -109,8 +109,8 @@ def try_pipeline(pipeline: Any, samples: Sequence[Sample], start_index: int, key
         with same_draws():
             shape = _run(pipeline, sample, start_index, key, problems)
         if shape is not None:
-            packed.append(Packed(shape, sample))
-    return packed
+            outputs.append(Output(shape, sample))
+    return outputs
 
 
 def _run(pipeline: Any, sample: Sample, start_index: int, key: str, problems: Problems) -> Optional[Tuple[int, ...]]:
@@ -181,27 +181,27 @@ def _crop_does_not_fit(cfg: Any, name: str, key: str, results: Dict[str, Any], s
     return False
 
 
-def check_packed(packed: Sequence[Packed], batch_size: Any, volumes: bool, channels: Optional[int], key: str,
+def check_outputs(outputs: Sequence[Output], batch_size: Any, volumes: bool, channels: Optional[int], key: str,
                  problems: Problems) -> None:
     """What comes out of a pipeline: one size for a whole batch, and the dimensions and colours that the model takes.
 
     Args:
-        packed: from :func:`try_pipeline`.
+        outputs: from :func:`try_pipeline`.
         batch_size: of the loader.
         volumes: whether the model is a Recognizer3D, which takes (views, C, T, H, W).
         channels: values in data_preprocessor.mean, None if there are none.
     """
-    if not packed:
+    if not outputs:
         return
-    shape = packed[0].shape
+    shape = outputs[0].shape
     if volumes and len(shape) != 5:
-        problems.add(key, f'makes {shape} of {packed[0].sample}, and a Recognizer3D takes (views, channels, frames, '
+        problems.add(key, f'makes {shape} of {outputs[0].sample}, and a Recognizer3D takes (views, channels, frames, '
                      "height, width). End it with dict(type='FormatShape', input_format='NCTHW'), "
                      "dict(type='PackActionInputs').")
         return
-    other = next((one for one in packed if one.shape != shape), None)
+    other = next((one for one in outputs if one.shape != shape), None)
     if other is not None and batch_size != 1:
-        problems.add(key, f'makes {shape} of {packed[0].sample}, and {other.shape} of {other.sample}: a batch of '
+        problems.add(key, f'makes {shape} of {outputs[0].sample}, and {other.shape} of {other.sample}: a batch of '
                      f'{batch_size} cannot be stacked from them. Let it end with one size for all: Resize(scale=(W, '
                      'H), keep_ratio=False), or Resize of the shorter side and a crop.')
     if volumes and channels is not None and shape[1] not in (channels, 0) and channels != 1:

@@ -6,10 +6,13 @@ LABEL`` (RawframeDataset), several labels with ``multi_class``. Files are looked
 import inspect
 import os
 from collections import defaultdict
+from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from mmaction.datasets import RawframeDataset, VideoDataset
 
+from ..datasets import PackedVideoDataset, TolerantVideoDataset
+from ..utils.packed_frames import PackSettings, read_index
 from .problems import SHOWN, Problems
 
 LOOKED_FOR = 3  # files at the start of a list, and as many at its end
@@ -30,22 +33,33 @@ class ListForm(NamedTuple):
     multi_class: bool
     delimiter: Optional[str]
     tolerant: bool = False  # some of the files may be unreadable
+    packed: bool = False  # the folder is a pack, not one of files
+    counted: bool = False  # videos with their number of frames
 
     def describe(self) -> str:
-        parts = ['PATH', *(['START'] if self.offset else []), *(['FRAMES'] if self.frames else []),
+        parts = ['PATH', *(['START'] if self.offset else []), *(['FRAMES'] if self.frames or self.counted else []),
                  'LABEL...' if self.multi_class else 'LABEL']
         return f'{(self.delimiter or " ").join(parts)!r}'
 
 
 def form_of(cls: type, cfg: dict) -> Optional[ListForm]:
     """The form of a data set's list; None for data sets that read something else."""
+    multi_class, delimiter = bool(cfg.get('multi_class', False)), cfg.get('delimiter', ' ')
+    tolerant = not cfg.get('test_mode', False) or cfg.get('unreadable_in_test') == 'wrong'
+    if _reads_as(cls, PackedVideoDataset):
+        return ListForm(False, False, multi_class, delimiter, cfg.get('missing') == 'leave_out', packed=True)
+    if _reads_as(cls, TolerantVideoDataset):
+        return ListForm(False, False, multi_class, delimiter, tolerant, counted=bool(cfg.get('counted', False)))
     for base, frames in ((VideoDataset, False), (RawframeDataset, True)):
-        if isinstance(cls, type) and issubclass(cls, base) and cls.load_data_list is base.load_data_list:
-            tolerant = 'max_bad_share' in inspect.signature(cls).parameters and (
-                not cfg.get('test_mode', False) or cfg.get('unreadable_in_test') == 'wrong')
-            return ListForm(frames, frames and bool(cfg.get('with_offset', False)), bool(cfg.get('multi_class', False)),
-                            None if frames else cfg.get('delimiter', ' '), tolerant)
+        if _reads_as(cls, base):
+            return ListForm(frames, frames and bool(cfg.get('with_offset', False)), multi_class,
+                            None if frames else delimiter,
+                            tolerant and 'max_bad_share' in inspect.signature(cls).parameters)
     return None
+
+
+def _reads_as(cls: type, base: type) -> bool:
+    return isinstance(cls, type) and issubclass(cls, base) and cls.load_data_list is base.load_data_list
 
 
 def joined(root: Optional[str], path: str) -> str:
@@ -78,13 +92,17 @@ class _Findings:
 def _parse(number: int, text: str, form: ListForm, labelled: bool, num_classes: Optional[int],
            findings: _Findings) -> Optional[Entry]:
     fields = text.strip().split(form.delimiter)
-    numbers = 2 if form.offset else 1 if form.frames else 0
+    numbers = 2 if form.offset else 1 if form.frames or form.counted else 0
     rest = [_number(field) for field in fields[1:]]
     shown = f'{text[:80]!r}'
     if not fields[0] or '\0' in text:
         findings.add('Every line needs the path of a file; take these out.', number, shown)
         return None
-    if not form.frames and not form.multi_class and len(fields) > 2:
+    if form.counted and (len(fields) < 2 + labelled or len(fields) > 3 and not form.multi_class):
+        findings.add('With counted=True lines are "PATH FRAMES LABEL", as tools/data/check_videos.py --counted-list '
+                     'writes them. Use such a list, or leave counted out.', number, f'{len(fields)} fields, {shown}')
+        return None
+    if not form.frames and not form.counted and not form.multi_class and len(fields) > 2:
         if len(fields) in (3, 4) and None not in rest:
             findings.add(f'The lines look like a list of frame folders, and VideoDataset wants {form.describe()}. Use '
                          "type='RawframeDataset' with data_prefix=dict(img=...), or make a list of videos.", number,
@@ -114,7 +132,7 @@ def _parse(number: int, text: str, form: ListForm, labelled: bool, num_classes: 
                      'from 0.', number, f'{bad!r} in {shown}')
         return None
     part, labels = tuple(rest[:numbers]), tuple(rest[numbers:])
-    if form.frames and part[-1] < 1:
+    if (form.frames or form.counted) and part[-1] < 1:
         findings.add('A clip needs at least one frame; take these out.', number, f'{part[-1]} frames in {shown}')
     if form.offset and part[0] < 0:
         findings.add('The first frame is counted from 0.', number, f'start {part[0]} in {shown}')
@@ -202,6 +220,9 @@ def check_files(entries: List[Entry], folder: str, form: ListForm, list_path: st
         problems.add(key, f'there is no folder {folder}. Put the {"frames" if form.frames else "videos"} there, or set '
                      f'the path: --cfg-options {key}=FOLDER.')
         return
+    if form.packed:
+        _check_pack(entries, folder, form, list_path, key, problems)
+        return
     ends = ends_of(entries)
     missing = [(entry, path) for entry in ends for path in [os.path.join(folder, entry.path)]
                if not (os.path.isdir(path) if form.frames else os.path.isfile(path))]
@@ -219,3 +240,20 @@ def check_files(entries: List[Entry], folder: str, form: ListForm, list_path: st
         if empty:
             entry, path = empty[0]
             problems.add(key, f'{list_path}, line {entry.line}: {path} has zero bytes. Get it again, or take it out.')
+
+
+def _check_pack(entries: List[Entry], folder: str, form: ListForm, list_path: str, key: str,
+                problems: Problems) -> None:
+    """Look for all videos of a list in a pack."""
+    try:
+        PackSettings.load(Path(folder))
+        index = read_index(folder)
+    except (ValueError, OSError) as error:
+        problems.add(key, str(error))
+        return
+    missing = [entry for entry in entries if entry.path not in index]
+    if missing and not (form.tolerant and len(missing) < len(entries)):
+        entry = missing[0]
+        problems.add(key, f'{list_path}, line {entry.line}: {entry.path} is not in the pack {folder} ({len(missing)} '
+                     f'of {len(entries)} are missing). Run tools/data/pack_clips.py on this list, which adds them; or '
+                     "go on without them: missing='leave_out' of the data set.")

@@ -23,6 +23,7 @@ from mmaction.datasets.transforms import DecordInit as _DecordInit
 from mmaction.registry import TRANSFORMS
 from mmengine.fileio import FileClient
 
+from ..utils.pyav_video import PyAVVideo, load_av
 from ..utils.video_file import CONVERT, Problem, find_problem, video_path
 
 WAY_OUT = ("To list all such files and write a list without them: python tools/data/check_videos.py LIST --data-prefix "
@@ -32,6 +33,7 @@ WAY_OUT = ("To list all such files and write a list without them: python tools/d
 WIDTHS_NOT_COPIED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48, 72)
 # Frames that are decoded for nothing rather than seek: a seek costs 2 to 3 ms, a frame of 340x256 about 0.5 ms.
 READ_ON = 5
+DECODERS = ('decord', 'pyav', 'auto')
 
 
 class UnreadableVideoError(RuntimeError):
@@ -103,7 +105,7 @@ def reading_order(wanted: Sequence[int], keys: Sequence[int]) -> List[int]:
 
 @TRANSFORMS.register_module(name='DecordInit', force=True)
 class DecordInit(_DecordInit):
-    """Open a video; arguments and keys are those of mmaction2's ``DecordInit``, and ``short_side``.
+    """Open a video; arguments and keys are those of mmaction2's ``DecordInit``, ``short_side`` and ``decoder``.
 
     Args:
         io_backend, num_threads: as in mmaction2.
@@ -112,28 +114,55 @@ class DecordInit(_DecordInit):
             makes of them; that transform, left in its place, then finds nothing to do. Smaller videos are not enlarged,
             and those of which decord could not copy frames of the new width (1, 2, 3, 4, 6, 8, 12, 16, 24, 48 or 72
             pixels) keep their size. None: every video at its own size.
+        decoder: 'decord', or 'pyav' (``pip install av``): slower, opens AV1, and gives the frames of ffmpeg where
+            decord's seeks miss (docs/data.md, "Decoders"). Its frame count is that of the frames that decode.
+            'auto': decord, and PyAV for the files that decord cannot open.
         kwargs: of the file client, as in mmaction2.
+
+    Optional key: ``counted_frames``, the number of frames that decode, from a list that check_videos has counted
+    (``TolerantVideoDataset(counted=True)``). It becomes ``total_frames`` where the decoder says another number.
 
     Added keys: ``video_shape``, (H, W) of the video in pixels, only where its frames are made smaller.
 
     Raises:
-        UnreadableVideoError: if the file is missing or decord cannot open it.
-        ValueError: if ``short_side`` is no positive whole number.
+        UnreadableVideoError: if the file is missing or cannot be opened.
+        ModuleNotFoundError: if ``decoder`` asks for PyAV, and it is not installed.
+        ValueError: if ``short_side`` is no positive whole number, ``decoder`` another word, or both are set.
     """
 
     def __init__(self, io_backend: str = 'disk', num_threads: int = 1, short_side: Optional[int] = None,
-                 **kwargs) -> None:
+                 decoder: str = 'decord', **kwargs) -> None:
         if short_side is not None and (isinstance(short_side, bool) or not isinstance(short_side, int)
                                        or short_side < 1):
             raise ValueError(f'short_side is a whole number of pixels of at least 1, or None, got {short_side!r}.')
+        if decoder not in DECODERS:
+            raise ValueError(f'decoder of DecordInit is one of {DECODERS}, got {decoder!r}.')
+        if decoder != 'decord':
+            if short_side is not None:
+                raise ValueError(f'DecordInit: short_side={short_side} makes frames smaller while decord decodes them; '
+                                 f'with decoder={decoder!r} leave it out, Resize does it.')
+            load_av()
         super().__init__(io_backend, num_threads, **kwargs)
-        self.short_side = short_side
+        self.short_side, self.decoder = short_side, decoder
 
-    def _get_video_reader(self, filename: str) -> Any:
+    def _get_video_reader(self, filename: str, counted: Optional[int] = None) -> Any:
         try:
-            return self._open(filename)
-        except (OSError, RuntimeError, AssertionError, decord.DECORDError) as error:
+            return self._open_pyav(filename, counted) if self.decoder == 'pyav' else self._open(filename)
+        except (OSError, RuntimeError, AssertionError, ValueError, decord.DECORDError) as error:
+            if self.decoder == 'auto' and os.path.isfile(video_path(filename)):
+                try:
+                    return self._open_pyav(filename, counted)
+                except (OSError, ValueError):
+                    pass  # what decord said of it is more telling
             raise unreadable(filename, 'opening', error) from error
+
+    def _open_pyav(self, filename: str, counted: Optional[int]) -> PyAVVideo:
+        if self.io_backend in ('disk', 'local') and not self.kwargs:
+            source: Any = os.path.abspath(video_path(filename))
+        else:
+            self.file_client = self.file_client or FileClient(self.io_backend, **self.kwargs)
+            source = io.BytesIO(self.file_client.get(video_path(filename)))
+        return PyAVVideo(source, self.num_threads, counted)
 
     def _open(self, filename: str) -> Any:
         """A reader; with ``short_side``, its ``video_shape`` is (H, W) of the video where its frames are smaller."""
@@ -165,7 +194,14 @@ class DecordInit(_DecordInit):
 
     def transform(self, results: dict) -> dict:
         """Open one video."""
-        results = super().transform(results)
+        name, counted = results['filename'], results.get('counted_frames')
+        reader = self._get_video_reader(name, counted)
+        try:
+            stated = len(reader)
+        except ValueError as error:  # PyAV, which counts the frames that decode
+            raise unreadable(name, 'counting', error) from error
+        results.update(video_reader=reader, avg_fps=reader.get_avg_fps(),
+                       total_frames=stated if counted is None else min(counted, stated))
         results.pop('video_shape', None)  # of another video, where a list of results is used again
         if getattr(results['video_reader'], 'video_shape', None) is not None:
             results['video_shape'] = results['video_reader'].video_shape
@@ -173,6 +209,7 @@ class DecordInit(_DecordInit):
 
     def __repr__(self) -> str:
         more = '' if self.short_side is None else f', short_side={self.short_side}'
+        more += '' if self.decoder == 'decord' else f', decoder={self.decoder!r}'
         return f'{super().__repr__()[:-1]}{more})'
 
 
@@ -205,6 +242,11 @@ class DecordDecode(_DecordDecode):
         self.mode = mode
 
     def _decord_load_frames(self, container: Any, frame_inds: np.ndarray) -> List[np.ndarray]:
+        if isinstance(container, PyAVVideo):
+            if self.mode == 'efficient':
+                raise ValueError("DecordDecode: mode='efficient' gives key frames as decord seeks to them, and PyAV "
+                                 "gives the frames asked for. Leave mode out, or decoder of DecordInit.")
+            return list(np.asarray(container.get_batch(frame_inds)))  # in one go already
         if self.mode != 'forward':
             return super()._decord_load_frames(container, frame_inds)
         indices = np.where(frame_inds < 0, frame_inds + len(container), frame_inds)  # as get_batch counts

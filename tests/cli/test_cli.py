@@ -15,6 +15,7 @@ from helpers.tiny_project import make_project, run, run_here
 import tconv_mmaction
 from tconv_mmaction.cli import doctor, mim_scripts
 from tconv_mmaction.cli import main as main_module
+from tconv_mmaction.compat import requirements
 
 THEIRS = mim_scripts.scripts_folder()
 OURS = ROOT / 'tools'
@@ -73,7 +74,8 @@ def test_our_scripts_have_the_options_of_theirs(name, monkeypatch, capsys):
             runpy.run_path(str(folder / name), run_name='__main__')
         assert caught.value.code == 0
         texts.append(capsys.readouterr().out)
-    assert texts[0] == texts[1] and '--cfg-options' in texts[0] and '--launcher' in texts[0]
+    assert texts[1].startswith(texts[0]) and '--verbose' in texts[1][len(texts[0]):]
+    assert '--cfg-options' in texts[0] and '--launcher' in texts[0]
 
 
 def test_a_config_without_custom_imports_works_with_our_scripts(trained):
@@ -176,9 +178,11 @@ def test_the_report_names_versions_compat_cuda_and_components(capsys):
     assert doctor.main() == 0
     text = capsys.readouterr().out
     assert re.search(rf'^tconv_mmaction +{re.escape(tconv_mmaction.__version__)}', text, re.M)
-    for name in ('torch', 'mmaction2', 'mmengine', 'decord', 'opencv-python', 'numpy'):
+    for name in ('torch', 'mmaction2', 'decord', 'numpy'):
         assert re.search(rf'^{name} +{re.escape(doctor.version_of(name))}$', text, re.M)
-    assert re.search(r'^mmcv in use +(lite|full)$', text, re.M)
+    for folder in ('mmengine', 'mmcv', 'cv2'):
+        (name, version), *_ = requirements.providers(folder).items()
+        assert re.search(rf'^{folder} is from +{name} {re.escape(version)}', text, re.M)
     assert re.search(r'^CUDA +(no \(|CUDA [\d.]+: )', text, re.M)
     count, models = map(int, re.search(r'^registered components +(\d+) \((\d+) model', text, re.M).groups())
     assert count >= models >= 2
@@ -206,14 +210,41 @@ def test_what_does_not_fit_is_named_with_the_fix(requires, what, fix, monkeypatc
     assert f'DOES NOT FIT: {found}\n  fix: {fix}' in text and 'Everything fits' not in text
 
 
-@pytest.mark.parametrize('versions, what', [
-    ({'mmcv': '2.1.0', 'mmcv-lite': '2.1.0'}, 'mmcv and mmcv-lite are both installed'),
-    ({'opencv-python': '4.9', 'opencv-contrib-python': '5.0'}, 'install the same cv2 in different versions')])
-def test_packages_that_overwrite_each_other_are_found(versions, what, monkeypatch):
+@pytest.mark.parametrize('brings, what, fix', [
+    (dict(mmengine={'mmengine': '0.10.7'}, mmcv={'mmcv': '2.1.0', 'mmcv-lite': '2.1.0'}),
+     'mmcv 2.1.0 and mmcv-lite 2.1.0 are both installed, bring the same folder mmcv and overwrite each other',
+     'pip uninstall -y mmengine mmcv mmcv-lite && pip install "mmcv-lite>=2.1.0,<2.2.0" "mmengine>=0.10.4,<1.0"'),
+    (dict(mmengine={'mmengine': '0.10.7', 'onedl-mmengine': '0.10.12'}, mmcv={'onedl-mmcv': '2.3.6'}),
+     'mmengine 0.10.7 and onedl-mmengine 0.10.12 are both installed',
+     'pip uninstall -y mmengine onedl-mmengine onedl-mmcv && pip install "mmcv-lite'),
+    (dict(mmengine={'mmengine': '0.10.1'}, mmcv={'mmcv': '2.1.0'}), 'mmengine is 0.10.1, and mmengine>=0.10.4,<1.0 is',
+     'pip install "mmengine>=0.10.4,<1.0"')])
+def test_distributions_that_overwrite_each_other_are_found(brings, what, fix, monkeypatch):
     monkeypatch.setattr(doctor.metadata, 'requires', lambda name: [])
-    monkeypatch.setattr(doctor, 'version_of', versions.get)
-    (found, fix), = doctor.problems()
-    assert what in found and 'pip ' in fix
+    for module in (doctor, requirements):
+        monkeypatch.setattr(module, 'providers', lambda folder: brings.get(folder, {}))
+    (found, command), = doctor.problems()
+    assert what in found and command.startswith(fix)
+
+
+def test_a_fork_by_itself_fits_and_is_noted(monkeypatch):
+    brings = dict(mmengine={'onedl-mmengine': '0.10.12'}, mmcv={'onedl-mmcv': '2.3.6'})
+    monkeypatch.setattr(doctor.metadata, 'requires', lambda name: [])
+    monkeypatch.setattr(doctor, 'providers', lambda folder: brings.get(folder, {}))
+    assert doctor.problems() == [] and [note.split()[0] for note in doctor.notes()] == ['onedl-mmengine', 'onedl-mmcv']
+
+
+def test_two_releases_of_opencv_that_work_are_a_note_and_no_fault(monkeypatch):
+    brings = dict(cv2={'opencv-python': '5.0.0.93', 'opencv-contrib-python': '5.1.0.1'})
+    monkeypatch.setattr(doctor.metadata, 'requires', lambda name: [])
+    monkeypatch.setattr(doctor, 'providers', lambda folder: brings.get(folder, {}))
+    assert doctor.problems() == []
+    note, = doctor.notes()
+    assert 'opencv-contrib-python 5.1.0.1 all bring cv2' in note and 'works' in note
+    monkeypatch.setattr(doctor, 'cv2_fault', lambda: 'a PNG does not come back as it was')
+    (found, command), = doctor.problems()
+    assert 'does not work (a PNG does not' in found and command.startswith('pip uninstall -y opencv-python')
+    assert doctor.notes() == []
 
 
 @pytest.mark.parametrize('content, message', [

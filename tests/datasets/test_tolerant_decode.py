@@ -76,7 +76,7 @@ def test_one_frame_is_a_clip(tmp_path):
 
 def test_one_frame_that_decord_cannot_count_is_named(tmp_path):
     path = tmp_path / 'one.mkv'
-    write_film(path, np.zeros((1, 20, 20), dtype='uint8'))
+    write_film(path, np.zeros((1, 20, 20), dtype='uint8'), fps=30.)
     with pytest.raises(UnreadableVideoError, match='one.mkv cannot be read: .*number of frames') as caught:
         TRANSFORMS.build(DECODE[0])(dict(filename=str(path)))
     assert caught.value.kind == 'no count'

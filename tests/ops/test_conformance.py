@@ -167,9 +167,27 @@ def test_loops_over_single_numbers_find_the_same(operator, name):
 @pytest.mark.parametrize('context', CONTEXTS)
 @pytest.mark.parametrize('operator, name', PAIRS, ids=[f'{o.split()[0]}-{n}' for o, n in PAIRS])
 def test_context(operator, name, context):
+    """With two of the layers, other ones in every context and for every implementation."""
+    cases = cases_of(operator, name)
+    turn = list(CONTEXTS).index(context) + PAIRS.index((operator, name))
+    check_context(name, context, {cases[turn % len(cases)], cases[(turn + len(cases) // 2) % len(cases)]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('context', CONTEXTS)
+@pytest.mark.parametrize('operator, name', PAIRS, ids=[f'{o.split()[0]}-{n}' for o, n in PAIRS])
+def test_context_with_every_layer(operator, name, context):
+    check_context(name, context, cases_of(operator, name))
+
+
+def cases_of(operator, name):
     cases = [case for case in CASES if CASES[case].operator == operator and dtype_of(case, name)]
     if not cases:
-        pytest.skip(f'{name} takes none of the layers here; the test above says why')
+        pytest.skip(f'{name} takes none of the layers here; test_an_implementation_takes_some_layer says why')
+    return cases
+
+
+def check_context(name, context, cases):
     run = CONTEXTS[context]
     for case in cases:
         dtype = torch.float32 if context in ROUNDED else dtype_of(case, name)

@@ -149,11 +149,23 @@ def loss_of(y):
     return (y * noise(y.shape, 5, y.dtype)).sum()
 
 
-def gradients(model, x, call=None, create_graph=False):
+def derivatives(outputs, inputs, *args, **kwargs):
+    """``torch.autograd.grad`` with zeros for what is not used: of one frame there are no transforms."""
+    found = torch.autograd.grad(outputs, inputs, *args, allow_unused=True, **kwargs)
+    batch = args[0].shape[:1] if kwargs.get('is_grads_batched') else ()
+    return [t.new_zeros(*batch, *t.shape) if g is None else g for t, g in zip(inputs, found)]
+
+
+def second_derivatives(y, inputs):
+    first = derivatives(loss_of(y), inputs, create_graph=True)
+    product = sum((g * noise(g.shape, i, g.dtype)).sum() for i, g in enumerate(first))
+    return [*first, *derivatives(product, inputs)]
+
+
+def gradients(model, x, call=None):
     x = x.detach().requires_grad_()
-    inputs = [x, *(p for p in model.parameters() if p.requires_grad)]
     y = (call or model)(x)
-    return [y, *torch.autograd.grad(loss_of(y), inputs, create_graph=create_graph, allow_unused=True)]
+    return [y, *derivatives(loss_of(y), [x, *(p for p in model.parameters() if p.requires_grad)])]
 
 
 def change(model, how):
@@ -185,22 +197,18 @@ def do(model, x, what):
         inner = x.detach().requires_grad_()
         y = model.eval()(inner)
         inputs = [inner, *model.parameters()]
-        return model, [g for _ in range(2) for g in torch.autograd.grad(loss_of(y), inputs, retain_graph=True)]
+        return model, [g for _ in range(2) for g in derivatives(loss_of(y), inputs, retain_graph=True)]
     if what == 'second':
         x = x.detach().requires_grad_()
         inputs = [x, *model.parameters()]
         scale = sum(p.square().mean() for p in model.parameters())
-        first = torch.autograd.grad(loss_of(model.eval()(x * scale)), inputs, create_graph=True)
-        second = torch.autograd.grad(sum((g * noise(g.shape, i, g.dtype)).sum() for i, g in enumerate(first)), inputs,
-                                     allow_unused=True)
-        return model, [*first, *(torch.zeros_like(t) if g is None else g for t, g in zip(inputs, second))]
+        return model, second_derivatives(model.eval()(x * scale), inputs)
     if what == 'checkpoint':
         return model, gradients(model.eval(), x, lambda x: checkpoint(model, x, use_reentrant=False))
     if what == 'batched':
         x = x.detach().requires_grad_()
         y = model.eval()(x)
-        return model, list(torch.autograd.grad(y, [x, *model.parameters()], noise((2, *y.shape), 6, y.dtype),
-                                               is_grads_batched=True))
+        return model, derivatives(y, [x, *model.parameters()], noise((2, *y.shape), 6, y.dtype), is_grads_batched=True)
     if what == 'vmap':
         return model, [torch.func.vmap(lambda clip: model.eval()(clip[None])[0])(x)] if small else []
     if what == 'replace':
@@ -226,7 +234,7 @@ def outcome(case, dtype, names, after=None):
             if what == 'dtype' and any(w in ('step', 'edit', 'replace') for w in case.calls):
                 continue  # numbers between two of bfloat16 would round differently from float32 and from float64
             model, tensors = do(model, x, what)
-            found += [torch.zeros(()) if t is None else t.detach() for t in tensors]
+            found += [t.detach() for t in tensors]
     with torch.no_grad(), ops.use(names[0]):
         return [*found, model.eval()(x)]
 
@@ -267,10 +275,7 @@ def test_networks_that_share_transforms(case, count, checkpointed):
             inner = x.detach().requires_grad_()
             inputs = [inner, *layers.parameters()]
             y = (shared if shares else call)(inner)
-            first = torch.autograd.grad(loss_of(y), inputs, create_graph=True)
-            second = torch.autograd.grad(sum(g.square().sum() for g in first if g.requires_grad), inputs,
-                                         allow_unused=True)
-            found.append([y, *first, *(torch.zeros_like(t) if g is None else g for t, g in zip(inputs, second))])
+            found.append([y, *second_derivatives(y, inputs)])
     for want, got in zip(*found):
         torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-9 * max(1., float(want.detach().abs().max()))
                                    if want.numel() else 0)

@@ -82,7 +82,7 @@ def test_a_loan_belongs_to_one_call_and_comes_back():
 
 
 def test_of_many_threads_one_takes_a_loan():
-    for _ in range(100):
+    for _ in range(20):
         loan = Loan((2, ), torch.float32)
         found = []
         threads = [threading.Thread(target=lambda: found.append(loan.take())) for _ in range(4)]  # noqa: B023 joined
@@ -149,7 +149,7 @@ def test_many_threads_make_constants_while_others_drop_them(monkeypatch):
 
     def work(number):
         try:
-            for i in range(2000):
+            for i in range(500):
                 value = constant((i * number % 11, ), lambda i=i: i * number % 11)
                 assert value == i * number % 11
                 if i % 50 == 0:
@@ -177,7 +177,7 @@ def test_threads_begin_while_memory_is_released():
 
     releasing = threading.Thread(target=release)
     releasing.start()
-    for _ in range(200):
+    for _ in range(50):
         in_a_thread(lambda: borrow('a', torch.float32, (3, )))
     stop.set()
     releasing.join()

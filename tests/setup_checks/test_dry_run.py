@@ -9,9 +9,9 @@ from mmengine.dataset import Compose
 
 from tconv_mmaction.setup_checks.dry_run import (
     MOST_FRAMES,
-    Packed,
+    Output,
     Sample,
-    check_packed,
+    check_outputs,
     probe_video,
     probe_videos,
     try_pipeline,
@@ -62,8 +62,8 @@ def test_the_shape_is_that_of_the_pipeline_on_the_video(name, film):
     real = Compose(pipeline)(dict(filename=film, label=0, start_index=0, modality='RGB'))['inputs']
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     problems = Problems()
-    packed, = try_pipeline(pipeline, [probe_video(film)], 0, 'pipeline', problems)
-    assert packed.shape == tuple(real.shape) and not problems and not problems.notes
+    outputs, = try_pipeline(pipeline, [probe_video(film)], 0, 'pipeline', problems)
+    assert outputs.shape == tuple(real.shape) and not problems and not problems.notes
     assert random.getstate() == states[0] and np.random.get_state()[1].tolist() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
 
@@ -72,8 +72,8 @@ def test_each_size_is_tried_once_and_three_at_most():
     samples = [Sample('a', 40, 32, 20), Sample('b', 40, 32, 30), Sample('c', 32, 40, 20), Sample('d', 50, 40, 9),
                Sample('e', 60, 40, 9)]
     pipeline = [dict(type='SampleFrames', clip_len=4), dict(type='DecordDecode'), *SHAPE]
-    packed = try_pipeline(pipeline, samples, 0, 'pipeline', Problems())
-    assert [(one.sample.path, one.shape) for one in packed] == [
+    outputs = try_pipeline(pipeline, samples, 0, 'pipeline', Problems())
+    assert [(one.sample.path, one.shape) for one in outputs] == [
         ('a', (1, 3, 4, 32, 40)), ('c', (1, 3, 4, 40, 32)), ('d', (1, 3, 4, 40, 50))]
 
 
@@ -94,10 +94,10 @@ def test_what_needs_a_video_is_a_note_and_what_takes_another_sample_is_nothing()
 
 
 def test_batches_of_one_may_differ_in_size():
-    packed = [Packed((1, 3, 4, 32, 40), Sample('a', 40, 32, 20)), Packed((1, 3, 4, 40, 32), Sample('c', 32, 40, 20))]
+    outputs = [Output((1, 3, 4, 32, 40), Sample('a', 40, 32, 20)), Output((1, 3, 4, 40, 32), Sample('c', 32, 40, 20))]
     for size, count in ((1, 0), (2, 1)):
         problems = Problems()
-        check_packed(packed, size, True, 3, 'pipeline', problems)
+        check_outputs(outputs, size, True, 3, 'pipeline', problems)
         assert len(problems) == count
 
 

@@ -14,7 +14,8 @@ import torch
 
 from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret import RecognizerScores, blob_metrics, grad_cam, normalise_maps, summarize, upsample_maps
-from tconv_mmaction.interpret.access.modules import choose_target, frozen, last_map_layer
+from tconv_mmaction.interpret.access.default_layer import default_layers
+from tconv_mmaction.interpret.access.modules import choose_target, frozen
 from tconv_mmaction.interpret.pictures.rendering import beside, overlay, strip, write_clip, write_image
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 
@@ -25,7 +26,11 @@ def analyse(args) -> int:
     rows, blobs = [], []
 
     def work(name, clip):
-        layer = args.layer or last_map_layer(model, score_fn, clip.inputs)
+        layers = [args.layer] if args.layer else default_layers(model, score_fn, clip.inputs)
+        for layer in layers:  # a pathway each
+            one_layer(name if len(layers) == 1 else f'{name}-{layer}', clip, layer)
+
+    def one_layer(name, clip, layer):
         with frozen(model), torch.no_grad():
             scores = score_fn(clip.inputs)
         target = int(choose_target(scores, clip_tool.target_of(args.target, clip))[0])
@@ -55,7 +60,8 @@ def analyse(args) -> int:
 
 def main(argv=None) -> int:
     parser = clip_tool.clip_parser(__doc__)
-    parser.add_argument('--layer', help="dotted name (default: the backbone's last layer with maps)")
+    parser.add_argument('--layer', help="dotted name (default: the backbone's last layer whose maps have several time "
+                        'steps and pixels)')
     parser.add_argument('--weights', choices=('frame', 'clip'), default='frame',
                         help='weights per time step (eq. 2, default) or averaged over the clip')
     return clip_tool.run(analyse, parser, argv)

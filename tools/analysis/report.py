@@ -134,7 +134,7 @@ def main(argv=None) -> int:
     parser.add_argument('--target', default='prediction', help="class that is explained: an index, 'label' (with "
                         "--dataset) or 'prediction' (default)")
     parser.add_argument('--layer', nargs='+', help="of Grad-CAM: one for all models or one for each (default: the "
-                        "backbone's last layer with maps)")
+                        "backbone's last layer whose maps have several time steps and pixels)")
     parser.add_argument('--channel-layers', nargs='+', help='3T layers whose channels to show (default: the first and '
                         'the last)')
     parser.add_argument('--channels', type=int, default=4, help='most active per 3T layer (default 4, 0: none)')

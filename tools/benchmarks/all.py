@@ -1,8 +1,8 @@
 """Every benchmark in turn, each in a process of its own, and the tables of the docs from what they wrote.
 
     python tools/benchmarks/all.py --quick
-    python tools/benchmarks/all.py --out-dir docs/benchmarks --page docs/benchmarks.md docs/recipes.md
-    python tools/benchmarks/all.py --no-run --out-dir docs/benchmarks --page docs/benchmarks.md docs/recipes.md
+    python tools/benchmarks/all.py --out-dir docs/benchmarks --page docs/benchmarks.md docs/recipes.md docs/data.md
+    python tools/benchmarks/all.py --no-run --out-dir docs/benchmarks --page docs/benchmarks.md docs/data.md
 
 ``--quick`` ends within five minutes on two CPU cores and shows the smallest cases with few rounds: it says whether the
 package is fast on this machine, it is not for the page. In full it takes the better part of an hour there. A benchmark
@@ -24,7 +24,8 @@ FOLDER = Path(__file__).parent
 SCRIPTS: Dict[str, List[str]] = {
     'conv3t': [], 'evaluation_paths': [], 'inner_paths': [], 'multi_branch': ['--rounds', '5'],
     'conv_lstm': ['--rounds', '5'], 'models': ['--rounds', '5'], 'masks': ['--iterations', '60'], 'transforms': [],
-    'fit': [], 'growth': [], 'recipes': ['--rounds', '5'], 'allocator': [],
+    'fit': [], 'growth': [], 'recipes': ['--rounds', '5'], 'allocator': [], 'packed': ['--rounds', '5'],
+    'decoders': ['--rounds', '5'],
 }
 # and with --quick: bfloat16 takes long on a CPU that has no instructions for it, decoding is in 'transforms'
 QUICK: Dict[str, List[str]] = {

@@ -2,6 +2,7 @@
 
     python tools/data/check_videos.py train.txt --data-prefix videos --out work_dirs/videos.csv --workers 4
     python tools/data/check_videos.py train.txt --data-prefix videos --out work_dirs/videos.csv --clean-list clean.txt
+    python tools/data/check_videos.py train.txt --data-prefix videos --out work_dirs/videos.csv --counted-list true.txt
 
 Every frame is decoded with decord, as in training, and counted with OpenCV. Each worker is a process of its own: a file
 that crashes the decoder or does not end within --timeout seconds is one bad file. The report grows row by row; the
@@ -12,20 +13,18 @@ Exit code: 0 all readable, 1 bad files found (with --strict also frame counts th
 import argparse
 import csv
 import io
-import multiprocessing
 import os
-import signal
 import sys
 import time
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from mmengine.utils import ProgressBar
 
 from tconv_mmaction.transforms.decord_video import diagnose, first_line
 from tconv_mmaction.utils.atomic import atomic_write_bytes
 from tconv_mmaction.utils.video_file import stated_size, video_path
+from tconv_mmaction.utils.worker_pool import Failure, each
 
 ENDINGS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.mpg', '.mpeg', '.m4v', '.wmv', '.flv', '.3gp')
 COLUMNS = ('file', 'status', 'kind', 'header_frames', 'decord_frames', 'decodable_frames', 'width', 'height', 'bytes',
@@ -80,82 +79,20 @@ def check_video(path: str, quick: bool) -> Dict[str, Any]:
     return row
 
 
-def work(connection: Any, quick: bool, timeout: float) -> None:
-    """A worker: paths in, rows out, until its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)  # FFmpeg's remarks on damaged files
-    parent = os.getppid()
-    while True:
-        try:
-            while not connection.poll(1):
-                if os.getppid() != parent:  # it was killed; forked processes hold its end of the pipe open
-                    return
-            path = connection.recv()
-        except EOFError:
-            return
-        if hasattr(signal, 'alarm'):
-            signal.alarm(int(timeout) + 10)  # ends a hanging decoder also when the parent was killed
-        connection.send(check_video(path, quick))
+class Check:
+    """What a worker does with a path; the process it runs in may die of it."""
 
+    def __init__(self, quick: bool) -> None:
+        self.quick = quick
 
-class Worker:
-    """A process that checks one file at a time, and is replaced when a file kills it."""
-
-    def __init__(self, context: Any, quick: bool, timeout: float) -> None:
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=work, args=(other, quick, timeout), daemon=True)
-        self.process.start()
-        other.close()  # so that the end of the process ends the pipe
-        self.name: Optional[str] = None
-        self.timeout, self.deadline = timeout, 0.
-
-    def give(self, name: str, path: str) -> None:
-        self.name, self.deadline = name, time.monotonic() + self.timeout
-        self.connection.send(path)
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
+    def __call__(self) -> Callable[[str], Dict[str, Any]]:
+        return lambda path: check_video(path, self.quick)
 
 
 def check_all(files: Dict[str, str], workers: int, timeout: float, quick: bool) -> Iterator[Tuple[str, Dict[str, Any]]]:
     """(name, row) of every file, in the order in which they are done."""
-    # Forking costs nothing; elsewhere libraries do not bear it.
-    context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
-    queue, pool = list(files.items())[::-1], []
-    try:
-        pool = [Worker(context, quick, timeout) for _ in range(min(workers, len(queue)))]
-        while queue or any(worker.name is not None for worker in pool):
-            for worker in pool:
-                if worker.name is None and queue:
-                    worker.give(*queue.pop())
-            busy = [worker for worker in pool if worker.name is not None]
-            left = min(worker.deadline for worker in busy) - time.monotonic()
-            answered = wait([worker.connection for worker in busy], timeout=max(left, 0))
-            for worker in busy:
-                name, row = worker.name, None
-                if worker.connection in answered:
-                    try:
-                        row = worker.connection.recv()
-                    except (EOFError, ConnectionResetError):
-                        worker.process.join()
-                        code = worker.process.exitcode
-                        how = signal.Signals(-code).name if code < 0 else f'exit code {code}'
-                        row = dict(status='bad', kind='crash', detail=f'the decoder crashed ({how})')
-                elif time.monotonic() >= worker.deadline:
-                    row = dict(status='bad', kind='timeout', detail=f'not decoded within {timeout:g} s')
-                if row is None:
-                    continue
-                worker.name = None
-                if row.get('kind') in ('crash', 'timeout'):
-                    worker.stop()
-                    pool[pool.index(worker)] = Worker(context, quick, timeout)
-                yield name, row
-    finally:
-        for worker in pool:
-            worker.stop()
+    for name, row in each(files, Check(quick), workers, timeout):
+        yield name, dict(status='bad', kind=row.kind, detail=row.reason) if isinstance(row, Failure) else row
 
 
 def read_list(path: Path, delimiter: str) -> List[Tuple[str, str]]:
@@ -251,6 +188,12 @@ def run(args: argparse.Namespace) -> int:
         kept = [line for line, name in lines if name not in left_out]
         atomic_write_bytes(args.clean_list, ''.join(f'{line}\n' for line in kept).encode('utf-8', 'surrogateescape'))
         print(f'{args.clean_list}: {len(kept)} of {len(lines)} lines')
+    if args.counted_list is not None:
+        counted = [f'{name}{args.delimiter}{rows[name]["decodable_frames"]}{line.strip()[len(name):]}'
+                   for line, name in lines if name not in left_out]
+        atomic_write_bytes(args.counted_list,
+                           ''.join(f'{line}\n' for line in counted).encode('utf-8', 'surrogateescape'))
+        print(f'{args.counted_list}: {len(counted)} of {len(lines)} lines, with the frames that decode')
     return 1 if left_out else 0
 
 
@@ -264,12 +207,17 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--quick', action='store_true', help='decode three frames of each file and count none')
     parser.add_argument('--delimiter', default=' ', help='between name and label (default: a blank)')
     parser.add_argument('--clean-list', type=Path, help='write the list without the bad files')
+    parser.add_argument('--counted-list', type=Path, help='write the list without the bad files and with the number of '
+                        'frames that decode: "PATH FRAMES LABEL", for TolerantVideoDataset(counted=True)')
     parser.add_argument('--strict', action='store_true', help='treat frame counts that lie as bad files')
     args = parser.parse_args(argv)
     if args.workers < 1 or args.timeout <= 0:
         parser.error(f'--workers {args.workers} and --timeout {args.timeout:g} must be positive.')
-    if args.clean_list is not None and args.source.is_dir():
-        parser.error(f'--clean-list needs an annotation list, and {args.source} is a folder.')
+    for name in ('clean_list', 'counted_list'):
+        if getattr(args, name) is not None and args.source.is_dir():
+            parser.error(f'--{name.replace("_", "-")} needs an annotation list, and {args.source} is a folder.')
+    if args.counted_list is not None and args.quick:
+        parser.error('--counted-list needs the frames to be counted, and --quick counts none.')
     try:
         return run(args)
     except (ValueError, FileNotFoundError) as error:

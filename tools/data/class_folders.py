@@ -1,4 +1,4 @@
-"""Annotation lists for a folder of videos, one sub-folder per class.
+r"""Annotation lists for a folder of videos, one sub-folder per class.
 
     videos/wave/a.mp4
     videos/wave/b.mp4
@@ -9,15 +9,29 @@
 
 The lists are in mmaction2's VideoDataset form, relative to the folder. Every class is split by the same shares; files
 that are no videos by their ending are named, and a class that cannot fill all the lists is an error, not a gap.
+
+    python tools/data/class_folders.py videos --groups '/person([0-9]+)_' --folds 5 --model 3d --frames 16 \
+        --size 112 192 --config work_dirs/mine.py --pack data/packed
+
+keeps every person in one list, writes five splits, and configs of a 3D-ResNet18 that read decoded videos. Paths in the
+config are relative to the working directory where they are below it.
 """
 import argparse
-import os
 import random
+import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
 
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from tconv_mmaction.cli.folder_config import RECIPES, Clip, config_text, shown
+from tconv_mmaction.setup_checks.temporal_reach import dead_slices_of
 from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.utils.split_videos import deal, folds, group_of, split_class
 
 ENDINGS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.mpg', '.mpeg', '.m4v', '.wmv', '.flv', '.3gp')
 
@@ -36,22 +50,6 @@ def find_videos(folder: Path):
         raise ValueError(f'{folder} holds {len(classes)} sub-folder(s); a classifier needs at least two classes, one '
                          'sub-folder each.')
     return classes, left_out
-
-
-def split_class(name, videos, fractions, rng):
-    """Shuffled parts of one class, in the order of ``fractions`` (name -> share of the videos)."""
-    counts = {part: round(share * len(videos)) if share else 0 for part, share in fractions.items()}
-    counts = {part: max(count, 1) if fractions[part] else 0 for part, count in counts.items()}
-    train = len(videos) - sum(counts.values())
-    if train < 1:
-        raise ValueError(f'class {name!r} has {len(videos)} video(s), too few for one in train and each of '
-                         f'{[p for p, c in counts.items() if c]}. Add videos, or set --val or --test to 0.')
-    videos = rng.sample(videos, len(videos))
-    parts, start = {'train': videos[:train]}, train
-    for part, count in counts.items():
-        parts[part] = videos[start:start + count]
-        start += count
-    return parts
 
 
 def list_line(video: str, label: int, delimiter: str) -> str:
@@ -83,63 +81,147 @@ def _check_encodable(name: str) -> None:
         raise ValueError(f'{name!r} is no UTF-8 name, so no list can hold it. Rename it.') from error
 
 
-BASE = Path(__file__).parents[2] / 'configs/recognition/tconv3/resnet18-3t_scratch_1xb8-16x1x1-30e_folder-rgb.py'
+def lists_of(classes, args, rng):
+    """{folder of the lists relative to --out-dir: {part: {class: videos}}}."""
+    names = [video for videos in classes.values() for video in videos]
+    groups = None
+    if args.groups is not None:
+        groups = {video: group_of(video, args.groups) for video in names}
+    if args.folds is not None:
+        made = folds(classes, args.folds, rng, args.val > 0, groups)
+        return {f'fold{number}': lists for number, lists in enumerate(made, 1)}
+    if groups is not None:
+        return {'': deal(classes, dict(train=1 - args.val - args.test, val=args.val, test=args.test), rng, groups)}
+    lists = {part: {} for part in ('train', 'val', 'test')}
+    for name, videos in classes.items():
+        for part, chosen in split_class(name, videos, dict(val=args.val, test=args.test), rng).items():
+            lists[part][name] = chosen
+    return {'': lists}
 
 
-def config_text(path: Path, base: Path, folder: Path, lists: Path, num_classes: int, delimiter: str) -> str:
-    """A config that is ``base`` with these lists and this number of classes."""
-    lines = [f'_base_ = {os.path.relpath(base.resolve(), path.resolve().parent)!r}', '',
-             f'model = dict(cls_head=dict(num_classes={num_classes}))']
-    for part in ('train', 'val', 'test'):
-        lines.append(f'{part}_dataloader = dict(dataset=dict(\n'
-                     f'    ann_file={str(lists.resolve() / part)!r} + \'.txt\',\n'
-                     f'    data_prefix=dict(video={str(folder.resolve())!r}),\n'
-                     f'    delimiter={delimiter!r}))')
-    return '\n'.join(lines) + '\n'
+def say_reach(path: Path, clip: Clip) -> None:
+    """Which slices of temporal kernels see no frame at this length."""
+    init_default_scope('mmaction')
+    cfg = Config.fromfile(path)
+    backbone = MODELS.build(dict(cfg.model.backbone, pretrained=None) if 'pretrained' in cfg.model.backbone
+                            else cfg.model.backbone)
+    dead = dead_slices_of(backbone, (3, clip.frames, clip.height, clip.width))
+    for layer, (kernel, slices) in dead.items():
+        print(f'{layer}: of the {kernel} slices of its temporal kernel {slices} (from 0) see no frame of a clip of '
+              f'{clip.frames}: they learn nothing. Take more --frames.')
+    if not dead:
+        print(f'every slice of every temporal kernel sees frames of a clip of {clip.frames}')
 
 
-def main(argv=None) -> int:
+def pack(args, lists, folder: Path, clip: Clip) -> int:
+    """Decode the videos of the lists; returns the exit code of tools/data/pack_clips.py."""
+    width, height = clip.whole
+    tool = runpy.run_path(str(Path(__file__).with_name('pack_clips.py')))
+    return tool['main']([*map(str, lists), '--data-prefix', str(args.folder), '--out', str(folder), '--size',
+                         str(width), str(height), '--delimiter', args.delimiter])
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs/recognition'
+
+
+def regex(text: str) -> 're.Pattern[str]':
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f'{text!r} is no regular expression: {error}') from error
+
+
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path, help='folder with one sub-folder of videos per class')
     parser.add_argument('--out-dir', type=Path, help='where the lists go (default: the folder itself)')
     parser.add_argument('--val', type=float, default=0.2, help='share of each class for validation (default 0.2)')
     parser.add_argument('--test', type=float, default=0.2, help='share of each class for the test (default 0.2)')
+    parser.add_argument('--groups', type=regex, metavar='REGEX', help='what it finds in a path (its first group in '
+                        'brackets) is the recording or person: no two lists share one')
+    parser.add_argument('--folds', type=int, metavar='K', help='K splits in fold1 ... foldK, each video in the test of '
+                        'one; val is the next fold, or none with --val 0')
     parser.add_argument('--delimiter', default=' ', help='between name and label (default: a blank)')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--config', type=Path, help='also write a config that trains on these lists')
-    parser.add_argument('--base', type=Path, default=BASE, help=f'what that config starts from (default: {BASE.name})')
-    args = parser.parse_args(argv)
+    parser.add_argument('--config', type=Path, help='also write a config that trains on these lists (with --folds one '
+                        'per fold: NAME_fold1.py ...)')
+    parser.add_argument('--model', choices=list(RECIPES), default='3t', help='its network (default: 3t)')
+    parser.add_argument('--frames', type=int, default=16, help='of a clip, spread over the whole video (default 16)')
+    parser.add_argument('--size', type=int, nargs='+', default=[112], metavar='PIXELS', help='of the frames: a '
+                        'side, or height and width (default 112)')
+    parser.add_argument('--base', type=Path, help='what that config starts from, instead of --model, --frames, --size')
+    parser.add_argument('--pack', type=Path, metavar='FOLDER', help='decode all videos once into this folder '
+                        '(tools/data/pack_clips.py), and have the config read that')
+    return parser
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if not (args.val >= 0 and args.test >= 0 and args.val + args.test < 1):  # NaN is none of them
         parser.error(f'--val {args.val} and --test {args.test} must be shares that leave something for training.')
+    if args.folds is not None and args.folds < (3 if args.val else 2):
+        parser.error(f'--folds {args.folds}: a fold each for the test{" and for val" if args.val else ""} leaves none '
+                     f'for training; take at least {3 if args.val else 2}.')
+    if len(args.size) > 2 or min(args.size) < 8 or args.frames < 1:
+        parser.error(f'--frames {args.frames} must be at least 1, and --size {args.size} one or two numbers of at '
+                     'least 8 pixels.')
+    if args.pack is not None and args.config is None:
+        parser.error('--pack makes what a config reads: give --config, too.')
+    if args.pack is not None and args.base is not None:
+        parser.error('--pack needs to know the size of the frames, which --base leaves open: call '
+                     'tools/data/pack_clips.py on the lists.')
+
+
+def write_configs(args, folders, num_classes: int, out: Path) -> int:
+    clip = Clip(args.frames, args.size[0], args.size[-1])
+    args.config.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, lists in folders.items():
+        path = args.config if not name else args.config.with_name(f'{args.config.stem}_{name}.py')
+        empty = [part for part in ('val', 'test') if not any(lists[part].values())]
+        atomic_write_text(path, config_text(path, CONFIGS, args.model, clip, num_classes, out / name, args.folder,
+                                            args.delimiter, args.pack, args.base, empty))
+        written.append(path)
+    if args.base is None:
+        say_reach(written[0], clip)
+    code = 0
+    if args.pack is not None:
+        lists = [out / name / f'{part}.txt' for name in list(folders)[:1] for part in ('train', 'val', 'test')
+                 if any(folders[name][part].values())]
+        code = pack(args, lists, args.pack, clip)
+    for path in written:
+        print(f'train with: python tools/train.py {shlex.quote(shown(path))}')
+    return code
+
+
+def main(argv=None) -> int:
+    parser = options()
+    args = parser.parse_args(argv)
+    check_options(parser, args)
     try:
         classes, left_out = find_videos(args.folder)
-        rng = random.Random(args.seed)
-        lists = {'train': [], 'val': [], 'test': []}
-        for label, (name, videos) in enumerate(classes.items()):
+        for name in classes:
             check_class_name(name)
-            lines = {video: list_line(video, label, args.delimiter) for video in videos}
-            for part, names in split_class(name, videos, dict(val=args.val, test=args.test), rng).items():
-                lists[part] += [lines[v] for v in names]
+        lines = {video: list_line(video, label, args.delimiter)
+                 for label, videos in enumerate(classes.values()) for video in videos}
+        folders = lists_of(classes, args, random.Random(args.seed))
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     out = args.out_dir or args.folder
-    out.mkdir(parents=True, exist_ok=True)
-    for part, lines in lists.items():
-        atomic_write_text(out / f'{part}.txt', ''.join(f'{line}\n' for line in sorted(lines)))
-    if args.config is not None:
-        args.config.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(args.config, config_text(args.config, args.base, args.folder, out, len(classes),
-                                                   args.delimiter))
+    for folder, lists in folders.items():
+        for part, by_class in lists.items():
+            text = ''.join(f'{line}\n' for line in sorted(lines[v] for videos in by_class.values() for v in videos))
+            atomic_write_text(out / folder / f'{part}.txt', text)
     atomic_write_text(out / 'classes.txt', ''.join(f'{name}\n' for name in classes))
     for path in left_out:
         if path.name not in {'train.txt', 'val.txt', 'test.txt', 'classes.txt'}:
             print(f'left out (no video by its ending): {path}')
     print(f'{len(classes)} classes: ' + ', '.join(f'{name} ({len(v)})' for name, v in classes.items()))
-    print(f'{out}: ' + ', '.join(f'{part}.txt {len(lines)}' for part, lines in lists.items()) + ', classes.txt')
-    if args.config is not None:
-        print(f'train with: python tools/train.py {shlex.quote(str(args.config))}')
-    return 0
+    for folder, lists in folders.items():
+        print(f'{out / folder}: ' + ', '.join(f'{part}.txt {sum(map(len, by_class.values()))}'
+                                              for part, by_class in lists.items()))
+    print(f'{out / "classes.txt"}: line k is label k - 1')
+    return 0 if args.config is None else write_configs(args, folders, len(classes), out)
 
 
 if __name__ == '__main__':

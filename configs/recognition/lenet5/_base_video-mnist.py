@@ -27,18 +27,21 @@ train_dataloader = dict(
     batch_size=20,
     num_workers=2,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(split='train', **dataset))
 val_dataloader = dict(
     batch_size=100,
     num_workers=2,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(split='val', test_mode=True, **dataset))
 test_dataloader = dict(
     batch_size=100,
     num_workers=2,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(split='test', test_mode=True, **dataset))
 val_evaluator = dict(type='AccMetric')

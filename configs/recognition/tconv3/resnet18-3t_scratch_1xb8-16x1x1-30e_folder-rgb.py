@@ -3,12 +3,14 @@
 _base_ = ['../../_base_/default_runtime.py', '_base_/resnet18.py', '_base_/folder.py']
 
 model = dict(
-    backbone=dict(temporal_cfg=dict(type='Conv3T')),
+    # in 16 frames two halvings less than for 30: no slice of a temporal kernel lies outside of the clip
+    backbone=dict(temporal_cfg=dict(type='Conv3T'), temporal_strides=(1, 2, 1, 1)),
     cls_head=dict(num_classes=2))
 
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=2e-4))
 param_scheduler = [dict(type='CosineAnnealingLR', eta_min=0, by_epoch=True)]  # over all of max_epochs
-default_hooks = dict(logger=dict(interval=5))
+# the last checkpoint, to go on from, and the best one
+default_hooks = dict(logger=dict(interval=5), checkpoint=dict(max_keep_ckpts=1))
 custom_hooks = [
     dict(type='CheckInvalidLossHook', interval=5),
     dict(type='TemporalParamsHook', interval=5),

@@ -1,4 +1,4 @@
-"""What every method needs from a network: a layer by its name, its output, and a model that comes back as it was.
+"""What every method needs from a network: a layer by its name, and a model that comes back as it was.
 
 A layer is given as the module itself or by its name in ``model.named_modules()``. All methods run the network in eval
 mode with its parameters frozen: dropout and batch statistics would make the answer a different one on every call, and
@@ -7,10 +7,12 @@ error.
 """
 import contextlib
 import difflib
-from typing import Callable, Iterator, List, Optional, Tuple, Union
+from typing import Iterator, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
+
+from .layouts import first_tensor
 
 Layer = Union[str, nn.Module]
 
@@ -74,57 +76,11 @@ def frozen(*models: Optional[nn.Module]) -> Iterator[None]:
 
 def output_tensor(output, name: str) -> Tensor:
     """The feature map in a layer's output: the tensor itself, or the first one of a tuple such as (y, state)."""
-    if isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if not isinstance(output, Tensor):
+    features = first_tensor(output)
+    if features is None:
         raise TypeError(f'layer {name!r} returns {type(output).__name__}, not a feature map. Name a layer that returns '
                         'a tensor, or a tuple whose first entry is one.')
-    return output
-
-
-def over_time(features: Tensor, batch: int, name: str) -> Tensor:
-    """(N, F, T, H, W), also of a 2D network's layer, which sees (N*T, F, H, W)."""
-    if features.dim() == 4 and features.size(0) % batch == 0:
-        return features.unflatten(0, (batch, -1)).transpose(1, 2)
-    if features.dim() == 5 and features.size(0) == batch:
-        return features
-    raise ValueError(f'the output of layer {name!r} is {tuple(features.shape)} for {batch} clip(s): neither (N, F, T, '
-                     'H, W) nor (N*T, F, H, W). Name a convolution or a block before the pooling.')
-
-
-class _Reached(Exception):
-    """Ends a forward pass at the layer of interest."""
-
-
-def layer_output(model: nn.Module, forward: Callable[[Tensor], Tensor], layer: Layer, clip: Tensor) -> Tensor:
-    """A layer's output (N, F, T, H, W); the rest of the network is not computed.
-
-    Args:
-        model: holds the layer.
-        forward: runs the model on a clip.
-        layer: module or dotted name.
-        clip: (N, C, T, H, W).
-
-    Raises:
-        RuntimeError: if the forward pass never comes to the layer.
-    """
-    name, module = find_layer(model, layer)
-    caught: List[Tensor] = []
-
-    def stop(_module, _inputs, output):
-        caught.append(output_tensor(output, name))
-        raise _Reached
-
-    handle = module.register_forward_hook(stop)
-    try:
-        forward(clip)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    if not caught:
-        raise RuntimeError(f'the forward pass does not run layer {name!r} (is it a training-only branch?).')
-    return over_time(caught[0], clip.size(0), name)
+    return features
 
 
 def check_clip(clip: Tensor, frames: int = 1) -> None:
@@ -166,38 +122,3 @@ def choose_target(scores: Tensor, target: Union[int, str, Tensor, List[int]]) ->
     if count and not (0 <= int(index.min()) and int(index.max()) < classes):
         raise ValueError(f'target {index.tolist()} is outside the {classes} classes (0 to {classes - 1}).')
     return index
-
-
-@torch.no_grad()
-def last_map_layer(model: nn.Module, forward: Callable[[Tensor], Tensor], clip: Tensor,
-                   under: str = 'backbone') -> str:
-    """The layer to look at when none is named: the last one under ``backbone`` with maps of more than one pixel.
-
-    Of layers that end together (a block, its last convolution) the outermost counts; layers that run more than once in
-    a forward pass do not.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    finished: List[Tuple[str, bool]] = []  # every call, in the order of the ends
-
-    def note(name):
-        def hook(_module, _inputs, output):
-            output = output[0] if isinstance(output, (tuple, list)) and output else output
-            is_map = isinstance(output, Tensor) and output.dim() in (4, 5) and output.shape[-2:].numel() > 1
-            finished.append((name, is_map))
-        return hook
-
-    handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules()
-               if name.startswith(f'{under}.')]
-    try:
-        with frozen(model):
-            forward(clip)
-    finally:
-        for handle in handles:
-            handle.remove()
-    names = [name for name, _ in finished]
-    maps = [name for name, is_map in finished if is_map and names.count(name) == 1]
-    if not maps:
-        raise ValueError(f'{type(model).__name__} has no layer under {under!r} with a feature map. Name one: --layer.')
-    return maps[-1]  # a block ends after the layers inside it

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from ...layers.conv_lstm2d import ConvLSTM2d
 from ..access.adapters import as_score_function
-from ..access.modules import find_layer, frozen, last_map_layer
+from ..access.default_layer import last_map_layer
+from ..access.modules import find_layer, frozen
 from ..grad_cam import grad_cam, upsample_maps
 from ..temporal_mask import find_temporal_mask
 from .blob_metrics import blob_metrics

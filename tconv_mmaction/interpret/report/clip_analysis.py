@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from ..access.adapters import as_score_function
 from ..access.clips import Clip
-from ..access.modules import choose_target, frozen, last_map_layer, layer_output
+from ..access.default_layer import last_map_layer
+from ..access.feature_maps import layer_output
+from ..access.modules import choose_target, frozen
 from ..grad_cam import grad_cam, normalise_maps, upsample_maps
 from ..model_motion import explained_text, is_fitted, to_show
 from ..pictures.rendering import heat, overlay

@@ -12,7 +12,7 @@ import warnings
 from typing import Dict, List
 
 sys.dont_write_bytecode = True
-from build import shim  # noqa: E402
+from .build import shim  # noqa: E402
 
 ctypes.CDLL(str(shim()))
 

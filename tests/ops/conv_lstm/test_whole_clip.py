@@ -23,7 +23,8 @@ def leaves(state, frames=5, dtype=torch.float32):
     def randn(*shape, scale=1.):
         return (scale * torch.randn(*shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
 
-    clip, parameters = randn(frames, 2, 3, 7, 6), [randn(16, 3, 3, 5, scale=.3), randn(16, 4, 3, 5, scale=.3), randn(16)]
+    clip = randn(frames, 2, 3, 7, 6)
+    parameters = randn(16, 3, 3, 5, scale=.3), randn(16, 4, 3, 5, scale=.3), randn(16)
     return [clip, *parameters, *([randn(2, 4, 4, 6), randn(2, 4, 4, 6)] if state else [])]
 
 

@@ -19,7 +19,7 @@ from tconv_mmaction.interpret import (
     saliency,
 )
 from tconv_mmaction.interpret.access.clips import ClipReader, class_names, load_recognizer
-from tconv_mmaction.interpret.access.modules import last_map_layer
+from tconv_mmaction.interpret.access.default_layer import last_map_layer
 from tconv_mmaction.interpret.pictures.rendering import (
     beside,
     heat,

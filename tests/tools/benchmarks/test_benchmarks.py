@@ -86,7 +86,7 @@ def test_all_runs_every_script_and_the_page_has_a_place_for_each(script, tmp_pat
     assert set(namespace['QUICK']) <= set(namespace['SCRIPTS'])
     recipes = script('recipes')
     assert 's3d-r18' in recipes['CASES'] and set(namespace['QUICK']['recipes'][3:]) <= set(recipes['SWITCHES'])
-    page = ''.join((TOOLS.parent.parent / f'docs/{name}.md').read_text() for name in ('benchmarks', 'recipes'))
+    page = ''.join((TOOLS.parent.parent / f'docs/{name}.md').read_text() for name in ('benchmarks', 'recipes', 'data'))
     names = {match['name'] for match in namespace['TABLE'].finditer(page)}
     assert {f'{name}_cpu' for name in namespace['SCRIPTS']} <= names
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.paths import ROOT
+from mmaction.registry import DATASETS
 
+from tconv_mmaction.setup_checks.data import DataOptions, Model, check_loader
+from tconv_mmaction.setup_checks.problems import Problems
 from tconv_mmaction.utils.lossless_video import write_video
 from tconv_mmaction.utils.video_file import find_problem, stated_size, video_path
 
@@ -201,3 +204,42 @@ def test_real_clips(main, shared, tmp_path):
         'ucf11_v_biking_01_01.mpg': ('lies', 'frame count', '150', '151', '151'),
         'decord_video_90.mov': ('ok', '', '3', '3', '3'),
         'twentybn_sense_test_video.mp4': ('ok', '', '13', '13', '13')}
+
+
+def test_true_counts_in_the_list_are_what_is_sampled_from(main, tmp_path, capsys):
+    """A file that was cut off: its header says 40 frames; the list then has what decodes, and the data set uses it."""
+    make_videos(tmp_path / 'videos', 2, frames=40)
+    path = tmp_path / 'videos/v00.mkv'
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    (tmp_path / 'all.txt').write_text('v00.mkv 1\nv01.mkv 0\n')
+    counted = tmp_path / 'counted.txt'
+    command = [str(tmp_path / 'all.txt'), '--data-prefix', str(tmp_path / 'videos'), '--out', str(tmp_path / 'r.csv'),
+               '--workers', '1', '--counted-list', str(counted)]
+    assert main(command) == 0
+    frames = int(rows_of(tmp_path / 'r.csv')['v00.mkv']['decodable_frames'])
+    assert 15 <= frames <= 20 and counted.read_text() == f'v00.mkv {frames} 1\nv01.mkv 40 0\n'
+
+    def build(path, **more):
+        return DATASETS.build(dict(
+            type='TolerantVideoDataset', ann_file=str(path), data_prefix=dict(video=str(tmp_path / 'videos')),
+            test_mode=True, pipeline=[dict(type='DecordInit'), dict(type='WholeVideoSampleFrames', clip_len=4)],
+            **more))
+
+    counted.write_text('v00.mkv 7 1\nv01.mkv 40 0\n')  # another number, to see where it comes from
+    data = build(counted, counted=True)
+    assert [data[i]['total_frames'] for i in range(2)] == [7, 40] and data[0]['frame_inds'].tolist() == [0, 2, 4, 6]
+    assert [data.get_data_info(i)['label'] for i in range(2)] == [1, 0]
+    with pytest.raises(ValueError, match=r'all.txt, line 1: with counted=True lines are "PATH FRAMES LABEL", got'):
+        build(tmp_path / 'all.txt', counted=True)
+    for path, message in ((counted, None), (tmp_path / 'all.txt', 'With counted=True lines are')):
+        problems = Problems()
+        check_loader(dict(batch_size=1, num_workers=0, dataset=dict(
+            type='TolerantVideoDataset', counted=True, ann_file=str(path), data_prefix=dict(
+                video=str(tmp_path / 'videos')), pipeline=[dict(type='DecordInit'), dict(
+                    type='SampleFrames', clip_len=4), dict(type='DecordDecode'),
+                    dict(type='FormatShape', input_format='NCTHW'), dict(type='PackActionInputs')])),
+            'train_dataloader', Model(2, True, 3), True, DataOptions(), problems)
+        assert not problems if message is None else message in problems[0].text, problems
+    for wrong in (command + ['--quick'], [str(tmp_path / 'videos'), *command[1:]]):
+        with pytest.raises(SystemExit):
+            main(wrong)

@@ -23,6 +23,7 @@ train_dataloader = dict(
     batch_size=16,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='VideoDataset', ann_file=f'{data_root}/train.txt', data_prefix=dict(video=data_root),
@@ -31,6 +32,7 @@ val_dataloader = dict(
     batch_size=16,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='VideoDataset', ann_file=f'{data_root}/test.txt', data_prefix=dict(video=data_root),

@@ -6,7 +6,7 @@ train_pipeline = [
     dict(type='DecordInit'),
     dict(type='WholeVideoSampleFrames', clip_len=16),
     dict(type='DecordDecode'),
-    dict(type='Resize', scale=(-1, 128)),
+    dict(type='Resize', scale=(128, 128), keep_ratio=False),  # no side of a wide video is cut off
     dict(type='RandomResizedCrop', area_range=(0.5, 1.0)),
     dict(type='Resize', scale=(112, 112), keep_ratio=False),
     dict(type='Flip', flip_ratio=0.5),  # set to 0 if left and right tell your classes apart
@@ -17,8 +17,8 @@ test_pipeline = [
     dict(type='DecordInit'),
     dict(type='WholeVideoSampleFrames', clip_len=16),
     dict(type='DecordDecode'),
-    dict(type='Resize', scale=(-1, 128)),
-    dict(type='CenterCrop', crop_size=112),
+    dict(type='Resize', scale=(128, 128), keep_ratio=False),
+    dict(type='Resize', scale=(112, 112), keep_ratio=False),
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
@@ -26,6 +26,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=2,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='VideoDataset',
@@ -36,6 +37,7 @@ val_dataloader = dict(
     batch_size=8,
     num_workers=2,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='VideoDataset',
@@ -47,6 +49,7 @@ test_dataloader = dict(
     batch_size=8,
     num_workers=2,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='VideoDataset',

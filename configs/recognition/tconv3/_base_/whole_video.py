@@ -4,6 +4,7 @@ def loader(shuffle):
     return dict(
         num_workers=8,
         persistent_workers=True,
+        pin_memory=True,
         sampler=dict(type='DefaultSampler', shuffle=shuffle))
 
 

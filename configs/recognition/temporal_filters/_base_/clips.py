@@ -21,6 +21,7 @@ def loader(shuffle, batch_size=1, **dataset):
         batch_size=batch_size,
         num_workers=8,
         persistent_workers=True,
+        pin_memory=True,
         sampler=dict(type='DefaultSampler', shuffle=shuffle),
         dataset=dict(type='VideoDataset', **dataset))
 

@@ -1,0 +1,99 @@
+"""table.md, figure.png and the tables of docs/miracl_words.md from runs.jsonl."""
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence
+
+import numpy as np
+from nets import NETS  # beside this file
+
+from tconv_mmaction.cli.run_statistics import fill_page, markdown, mean_std
+from tconv_mmaction.cli.run_tables import NOTE, curves, difference_table, per_class_table, summary_table
+from tconv_mmaction.interpret import save_figure
+from tconv_mmaction.utils.atomic import atomic_write_text
+
+PAGE = Path(__file__).resolve().parents[2] / 'docs/miracl_words.md'
+TITLES = {name: net.title for name, net in NETS.items()}
+WORDS = ('begin', 'choose', 'connection', 'navigation', 'next', 'previous', 'start', 'stop', 'hello', 'web')
+PAIRS = (('3d', '3t'), ('3d', '3t_moving'), ('3d', '3t_gain'), ('3t', '3t_moving'), ('3t', '3t_gain'), ('3d', 's3d'),
+         ('2d', '3t'), ('2d', '3d'), ('3t_frozen', '3t'), ('3t', '3t_x10'), ('3t_moving', '3t_moving_x10'),
+         ('3t_gain', '3t_moving_gain'), ('3d', '3t_moving_gain'))
+
+
+def tested(runs: Sequence[dict], per_class: int) -> List[dict]:
+    """The runs that are reported, with the network as ``model``."""
+    return [dict(run, model=run['net']) for run in runs if not run['tuning'] and run['per_class'] == per_class]
+
+
+def fold_table(runs: Sequence[dict]) -> str:
+    """Accuracy of every fold, mean over its seeds."""
+    rows = []
+    for name in [name for name in NETS if any(run['model'] == name for run in runs)]:
+        own = [run for run in runs if run['model'] == name]
+        cells = [np.array([run['accuracy'] for run in own if run['fold'] == fold]) for fold in (1, 2, 3)]
+        rows.append([TITLES[name], f"{own[0]['lr']:g}",
+                     *(f'{cell.mean():.1f} ({len(cell)})' if len(cell) else '' for cell in cells)])
+    return markdown(['network', 'learning rate', 'fold 1 (runs)', 'fold 2', 'fold 3'], rows)
+
+
+def motion_table(runs: Sequence[dict]) -> Optional[str]:
+    """How far the transforms are from the identity after training, and how far training moved them."""
+    rows = []
+    for name in [name for name in NETS if any(run['model'] == name and run.get('motion') for run in runs)]:
+        own = [run for run in runs if run['model'] == name]
+        rows.append([TITLES[name]] + [mean_std([run['motion'][key] for run in own], 3)
+                                      for key in ('shift', 'turn', 'log_scale')]
+                    + [mean_std([run['moved'][i] for run in own], 4) for i in range(3)])
+    return markdown(['network', 'mean |shift|', 'mean |turn|', 'mean |log s|', 'moved in training: shift', 'turn',
+                     'log s'], rows) if rows else None
+
+
+def tuning_table(runs: Sequence[dict]) -> Optional[str]:
+    rows = []
+    for name in NETS:
+        own = {run['lr']: run for run in runs if run['tuning'] and run['net'] == name}
+        if own:
+            rows.append([TITLES[name], *(f"{lr:g}: {own[lr]['accuracy']:.1f} ({own[lr]['accuracy_reversed']:.1f})"
+                                         for lr in sorted(own))])
+    width = max(map(len, rows), default=0)
+    return markdown(['network', *('tried: accuracy (backwards)' for _ in range(width - 1))],
+                    [row + [''] * (width - len(row)) for row in rows]) if rows else None
+
+
+def tables(runs: Sequence[dict]) -> Dict[str, str]:
+    """{name: table} of all there is."""
+    found = {'tuning': tuning_table(runs)}
+    for per_class in sorted({run['per_class'] for run in runs}):
+        own = tested(runs, per_class)
+        if own:
+            found.update({f'summary-{per_class}': summary_table(own, TITLES),
+                          f'differences-{per_class}': difference_table(own, PAIRS, TITLES),
+                          f'folds-{per_class}': fold_table(own), f'motion-{per_class}': motion_table(own),
+                          f'classes-{per_class}': per_class_table(own, WORDS, TITLES)})
+    return {name: table for name, table in found.items() if table}
+
+
+HEADINGS = dict(summary='Accuracy', differences='Differences', folds='Folds', motion='The transforms',
+                classes='Per class', tuning='What was tried on two speakers of the training list')
+
+
+def write_results(runs: Sequence[dict], out: Path, page: Optional[Path] = None) -> str:
+    """table.md and figure.png in ``out``, tables and figure of ``page``; table.md as text.
+
+    What has not been run yet is said to be so in the page.
+    """
+    found, text = tables(runs), [NOTE]
+    for name, table in found.items():
+        kind, _, per_class = name.partition('-')
+        text += [f'### {HEADINGS[kind]}' + f', {per_class} clips per class' * bool(per_class), table]
+    minutes = sum(run.get('cpu_seconds') or 0 for run in runs) / 60
+    text.append(f'{len(runs)} runs, {minutes:.0f} minutes of one processor core.')
+    atomic_write_text(out / 'table.md', '\n\n'.join(text) + '\n')
+    if tested(runs, 20):
+        save_figure(curves(tested(runs, 20), TITLES), out / 'figure.png')
+    if page is not None:
+        if tested(runs, 20):
+            save_figure(curves(tested(runs, 20), TITLES), page.parent / 'images/miracl_words.png')
+            found['figure'] = '![Losses and accuracies](images/miracl_words.png)'
+        not_yet = {f'{kind}-20': 'No runs yet.' for kind in HEADINGS}
+        shown = {'figure': 'No figure yet.', **not_yet, **found}
+        atomic_write_text(page, fill_page(page.read_text(encoding='utf-8'), shown))
+    return '\n\n'.join(text) + '\n'

@@ -1,0 +1,1 @@
+"""What a GPU would be asked to do, counted without one."""
