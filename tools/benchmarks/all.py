@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent
 SCRIPTS: Dict[str, List[str]] = {
     'conv3t': [], 'evaluation_paths': [], 'inner_paths': [], 'multi_branch': ['--rounds', '5'],
     'conv_lstm': ['--rounds', '5'], 'models': ['--rounds', '5'], 'masks': ['--iterations', '60'], 'transforms': [],
-    'growth': [], 'recipes': ['--rounds', '5'], 'allocator': [], 'packed': ['--rounds', '5'],
+    'fit': [], 'growth': [], 'recipes': ['--rounds', '5'], 'allocator': [], 'packed': ['--rounds', '5'],
     'decoders': ['--rounds', '5'],
 }
 # and with --quick: bfloat16 takes long on a CPU that has no instructions for it, decoding is in 'transforms'

@@ -226,7 +226,8 @@ def _padded(low: float, high: float, least: float) -> Tuple[float, float]:
 
 
 def draw_trajectories(parameters: Parameters, sizes: Dict[str, Sequence[int]],
-                      filters: Union[int, Sequence[Tuple[str, int]]] = 6) -> Figure:
+                      filters: Union[int, Sequence[Tuple[str, int]]] = 6,
+                      names: Optional[Dict[Tuple[str, int], str]] = None) -> Figure:
     """Fig. 3: one row per filter with its cumulative zoom, rotation and path over the slices.
 
     The path runs from a blue start (first slice) to a red end (last slice). All rows have the same axes.
@@ -235,6 +236,7 @@ def draw_trajectories(parameters: Parameters, sizes: Dict[str, Sequence[int]],
         parameters: ``temporal_parameters(model)``.
         sizes: ``kernel_sizes(model)``.
         filters: (layer, channel) pairs, or how many of those that move most.
+        names: what a filter is called, such as the class of a channel of ``Conv3THead``; by default layer and channel.
 
     Raises:
         ValueError: for a layer that is not there or has no steps, or if there is nothing to draw.
@@ -276,8 +278,8 @@ def draw_trajectories(parameters: Parameters, sizes: Dict[str, Sequence[int]],
         row[0].set_ylabel('zoom')
         row[1].set_ylabel('clockwise (degrees)')
         note = explained_text(parameters[layer], channel)
-        row[0].set_title(f'{layer or "layer"}, channel {channel}: zoom' + (f'\n{note}' if note else ''), loc='left',
-                         fontsize=9)
+        name = (names or {}).get((layer, channel), f'{layer or "layer"}, channel {channel}')
+        row[0].set_title(f'{name}: zoom' + (f'\n{note}' if note else ''), loc='left', fontsize=9)
         axes = row[2]
         axes.axhline(0, color=LINE, linewidth=0.6, linestyle=':')
         axes.axvline(0, color=LINE, linewidth=0.6, linestyle=':')
