@@ -210,7 +210,7 @@ def clstm(say: Say) -> None:
     for way in ('auto', 'reference'):
         with ops.use(way):
             compare(lambda way=way, **row: say(way=way, **row), ('C-LSTM', 'C-LSTM, clip norm'),
-                    (4, 32, 32) if DRY else (16, 224, 224), (2 if DRY else 8, ), evaluation=False)
+                    (4, 64, 64) if DRY else (16, 224, 224), (2 if DRY else 8, ), evaluation=False)
 
 
 def layers(say: Say) -> None:
