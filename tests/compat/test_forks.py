@@ -104,7 +104,7 @@ for path in evil:
         CheckpointLoader.load_checkpoint(path, map_location='cpu')
     except UnsafeCheckpointError:
         refused += 1
-loads = sum(CheckpointLoader.load_checkpoint(good, map_location='cpu')['message_hub']['loss'].mean() == 3.
+loads = sum(bool(CheckpointLoader.load_checkpoint(good, map_location='cpu')['message_hub']['loss'].mean() == 3.)
             for _ in range(10))
 print(json.dumps(dict(refused=refused, loads=loads, version=mmengine.__version__, path=mmengine.__file__)))
 '''

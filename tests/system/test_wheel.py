@@ -19,7 +19,7 @@ IGNORED = shutil.ignore_patterns('.git', '.venv', 'build', '*.egg-info', '.mim',
 def call(command, folder, **environment):
     """Run a command there, without the checkout on the search path; its output."""
     env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
-    done = subprocess.run([str(word) for word in command], cwd=folder, capture_output=True, text=True, timeout=900,
+    done = subprocess.run([str(word) for word in command], cwd=folder, capture_output=True, text=True, timeout=1800,
                           env=dict(env, OMP_NUM_THREADS='1', **environment))
     assert done.returncode == 0, f'{command}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}'
     return done.stdout
