@@ -7,9 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from study import AUTHORS, PARTS, ROWS, Part, candidates, chosen, key_of, tuning_results  # beside this file
 
-from tconv_mmaction.cli.run_statistics import fill_page, holm, markdown, mean_std, p_text, paired
+from tconv_mmaction.cli.run_statistics import fill_page, holm, mean_std, p_text, paired
 from tconv_mmaction.interpret import save_figure
 from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.utils.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs/low_data.md'
 KEY = ('videos', 'net', 'channels', 'start', 'optimizer', 'lr', 'epochs')
@@ -57,7 +58,7 @@ def part_table(runs: Sequence[dict], part: Part, measure: str = 'test', publishe
             p, bold = corrected[row, pair], '**' * (corrected[row, pair] < 0.05)
             line.append(f'{bold}{value.text()}{bold} ({p_text(p)})')
         lines.append(line)
-    return markdown(header, lines) if lines else None
+    return markdown_table(header, lines) if lines else None
 
 
 def short(name: str) -> str:
@@ -76,7 +77,7 @@ def settings_table(runs: Sequence[dict], parts: Sequence[Part]) -> Optional[str]
             tried = [f'{start} {lr:g}: {value:.1f}' for (start, lr), value in results.items()]
             tried = [f'**{text}**' if setting == best else text for text, setting in zip(tried, results)]
             lines.append([part.title.split(' ')[0], net.name, ', '.join(tried)])
-    return markdown(['part', 'network', 'start, learning rate: validation accuracy on the tuning repeats'],
+    return markdown_table(['part', 'network', 'start, learning rate: validation accuracy on the tuning repeats'],
                     lines) if lines else None
 
 
