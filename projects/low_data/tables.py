@@ -7,9 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from study import AUTHORS, PARTS, ROWS, Part, candidates, chosen, key_of, tuning_results  # beside this file
 
-from tconv_mmaction.cli.run_statistics import fill_page, holm, markdown, mean_std, p_text, paired
+from tconv_mmaction.cli.run_statistics import fill_page, holm, mean_std, p_text, paired
 from tconv_mmaction.interpret import save_figure
 from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.utils.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs/low_data.md'
 KEY = ('videos', 'net', 'channels', 'start', 'optimizer', 'lr', 'epochs')
@@ -57,7 +58,7 @@ def part_table(runs: Sequence[dict], part: Part, measure: str = 'test', publishe
             p, bold = corrected[row, pair], '**' * (corrected[row, pair] < 0.05)
             line.append(f'{bold}{value.text()}{bold} ({p_text(p)})')
         lines.append(line)
-    return markdown(header, lines) if lines else None
+    return markdown_table(header, lines) if lines else None
 
 
 def short(name: str) -> str:
@@ -76,7 +77,7 @@ def settings_table(runs: Sequence[dict], parts: Sequence[Part]) -> Optional[str]
             tried = [f'{start} {lr:g}: {value:.1f}' for (start, lr), value in results.items()]
             tried = [f'**{text}**' if setting == best else text for text, setting in zip(tried, results)]
             lines.append([part.title.split(' ')[0], net.name, ', '.join(tried)])
-    return markdown(['part', 'network', 'start, learning rate: validation accuracy on the tuning repeats'],
+    return markdown_table(['part', 'network', 'start, learning rate: validation accuracy on the tuning repeats'],
                     lines) if lines else None
 
 
@@ -97,10 +98,16 @@ HEADER = ('Accuracy in %, mean ± standard deviation over the repeats, test vide
 
 
 def make_figure(runs: Sequence[dict]) -> Figure:
-    """One panel per part (a) to (d): mean and standard deviation over videos per class; crosses: the authors' means."""
-    parts = [PARTS[name] for name in ('authors', 'normal', 'tuned', 'motion')]
-    figure = Figure(figsize=(14, 3.9), layout='constrained')
-    axes = figure.subplots(1, len(parts), sharey=True)
+    """Mean and standard deviation over videos per class, a panel for each part of these that has been run; crosses: the
+    authors' means."""
+    parts = [PARTS[name] for name in ('authors', 'normal', 'tuned', 'motion', 'unequal', 'small')]
+    parts = [part for part in parts if any(len(results_of(runs, part, i, 'test')) for i in range(len(part.nets)))]
+    columns = min(3, max(1, len(parts)))
+    rows = math.ceil(len(parts) / columns)
+    figure = Figure(figsize=(4.5 * columns, 3.9 * max(1, rows)), layout='constrained')
+    axes = figure.subplots(max(1, rows), columns, sharey=True, squeeze=False).ravel()
+    for axis in axes[len(parts):]:
+        axis.set_axis_off()
     colours = ('tab:blue', 'tab:orange', 'tab:red', 'tab:green')
     for axis, part in zip(axes, parts):
         label = short if len({short(net.name) for net in part.nets}) == len(part.nets) else str
@@ -114,14 +121,15 @@ def make_figure(runs: Sequence[dict]) -> Figure:
                 few = [row for row in ROWS if row <= 10]
                 axis.plot(few, AUTHORS[net.kind][:len(few)], 'x', color=colour, label=f'{net.kind}, published')
         axis.set(xscale='log', xlabel='videos per class', title='\n'.join(wrapped(part.title)))
-        ticks = [row for row in part.rows if row <= 20]
+        ticks = part.rows
         axis.set_xticks(ticks, map(str, ticks))
         axis.minorticks_off()
         axis.title.set_fontsize(9)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, loc='lower right')
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel('test accuracy, %')
+    for axis in axes[::columns]:
+        axis.set_ylabel('test accuracy, %')
     return figure
 
 

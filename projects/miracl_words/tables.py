@@ -5,10 +5,11 @@ from typing import Dict, List, Optional, Sequence
 import numpy as np
 from nets import NETS  # beside this file
 
-from tconv_mmaction.cli.run_statistics import fill_page, markdown, mean_std
+from tconv_mmaction.cli.run_statistics import fill_page, mean_std
 from tconv_mmaction.cli.run_tables import NOTE, curves, difference_table, per_class_table, summary_table
 from tconv_mmaction.interpret import save_figure
 from tconv_mmaction.utils.atomic import atomic_write_text
+from tconv_mmaction.utils.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs/miracl_words.md'
 TITLES = {name: net.title for name, net in NETS.items()}
@@ -31,7 +32,7 @@ def fold_table(runs: Sequence[dict]) -> str:
         cells = [np.array([run['accuracy'] for run in own if run['fold'] == fold]) for fold in (1, 2, 3)]
         rows.append([TITLES[name], f"{own[0]['lr']:g}",
                      *(f'{cell.mean():.1f} ({len(cell)})' if len(cell) else '' for cell in cells)])
-    return markdown(['network', 'learning rate', 'fold 1 (runs)', 'fold 2', 'fold 3'], rows)
+    return markdown_table(['network', 'learning rate', 'fold 1 (runs)', 'fold 2', 'fold 3'], rows)
 
 
 def motion_table(runs: Sequence[dict]) -> Optional[str]:
@@ -42,7 +43,7 @@ def motion_table(runs: Sequence[dict]) -> Optional[str]:
         rows.append([TITLES[name]] + [mean_std([run['motion'][key] for run in own], 3)
                                       for key in ('shift', 'turn', 'log_scale')]
                     + [mean_std([run['moved'][i] for run in own], 4) for i in range(3)])
-    return markdown(['network', 'mean |shift|', 'mean |turn|', 'mean |log s|', 'moved in training: shift', 'turn',
+    return markdown_table(['network', 'mean |shift|', 'mean |turn|', 'mean |log s|', 'moved in training: shift', 'turn',
                      'log s'], rows) if rows else None
 
 
@@ -54,7 +55,7 @@ def tuning_table(runs: Sequence[dict]) -> Optional[str]:
             rows.append([TITLES[name], *(f"{lr:g}: {own[lr]['accuracy']:.1f} ({own[lr]['accuracy_reversed']:.1f})"
                                          for lr in sorted(own))])
     width = max(map(len, rows), default=0)
-    return markdown(['network', *('tried: accuracy (backwards)' for _ in range(width - 1))],
+    return markdown_table(['network', *('tried: accuracy (backwards)' for _ in range(width - 1))],
                     [row + [''] * (width - len(row)) for row in rows]) if rows else None
 
 

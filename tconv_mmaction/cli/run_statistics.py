@@ -90,12 +90,6 @@ def p_text(p: float) -> str:
     return '' if math.isnan(p) else f'{p:.3f}' if p >= 0.001 else f'{p:.0e}'
 
 
-def markdown(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown."""
-    lines = [list(header), ['---'] * len(header), *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
-
-
 def fill_page(page: str, tables: Dict[str, str]) -> str:
     """A page whose blocks ``<!-- table NAME -->`` ... ``<!-- end -->`` hold these tables.
 

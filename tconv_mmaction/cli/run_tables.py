@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..utils.markdown import markdown_table
 from .run_log import as_table
-from .run_statistics import holm, markdown, mean_std, p_text, paired
+from .run_statistics import holm, mean_std, p_text, paired
 
 PAIRED_BY = ['fold', 'seed']
 NOTE = ('Mean ± standard deviation over the runs (folds x seeds), in %. Differences are paired by fold and seed, with '
@@ -44,7 +45,7 @@ def summary_table(runs: Sequence[dict], titles: Optional[Dict[str, str]] = None)
         losses = [losses[-1] for losses in table[table.model == model].losses if losses]
         rows.append([titles.get(model, model), f'{int(parameters.iloc[0]):,}' if len(parameters) else '',
                      len(forward), mean_std(forward), mean_std(backward), change.text(), mean_std(losses, 2)])
-    return markdown(['network', 'parameters', 'runs', 'accuracy', 'played backwards', 'change by reversal',
+    return markdown_table(['network', 'parameters', 'runs', 'accuracy', 'played backwards', 'change by reversal',
                      'training loss at the end'], rows)
 
 
@@ -67,7 +68,7 @@ def difference_table(runs: Sequence[dict], pairs: Optional[Sequence[Tuple[str, s
     rows = [[f'{titles.get(second, second)} − {titles.get(first, first)}', result.n, result.text(),
              f'{result.wins} of {result.n}', p_text(corrected[i]) if i in corrected else '']
             for i, (first, second, result) in enumerate(found)]
-    return markdown(['difference', 'pairs', 'points, 95 % interval', 'ahead', 'p (Holm)'], rows)
+    return markdown_table(['difference', 'pairs', 'points, 95 % interval', 'ahead', 'p (Holm)'], rows)
 
 
 def _numbers(values) -> np.ndarray:
@@ -86,7 +87,7 @@ def per_class_table(runs: Sequence[dict], classes: Sequence[str], titles: Option
                      for true, predicted in zip(_numbers(run['labels']), _numbers(run['predicted'])) if true == label]
             row.append(f'{100 * np.mean(right):.0f}' if right else '')
         rows.append(row)
-    return markdown(['class', *(titles.get(model, model) for model in models)], rows)
+    return markdown_table(['class', *(titles.get(model, model) for model in models)], rows)
 
 
 def curves(runs: Sequence[dict], titles: Optional[Dict[str, str]] = None) -> Figure:
