@@ -42,7 +42,9 @@ def on_files(files, config):
 def public_modules(package):
     """The modules from which the package's ``__init__`` imports, in that order."""
     tree = ast.parse((ROOT / package.replace('.', '/') / '__init__.py').read_text(encoding='utf-8'))
-    return [f'{package}.{node.module}' for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1]
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1]
+    return [f'{package}.{name}' for node in imports
+            for name in ([node.module] if node.module else [alias.name for alias in node.names])]
 
 
 def on_page_markdown(markdown, *, page, **_):
