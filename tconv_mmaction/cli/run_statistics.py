@@ -46,7 +46,7 @@ class Paired(NamedTuple):
 def paired(first: pd.Series, second: pd.Series) -> Optional[Paired]:
     """Compare two series of results, matched by their index; None if they have no entry in common.
 
-    >>> paired(pd.Series({'a': 1., 'b': 2., 'c': 3.}), pd.Series({'b': 4., 'a': 2.})).difference
+    >>> paired(pd.Series({'a': 1., 'b': 2., 'c': 3.}), pd.Series({'b': 4., 'a': 2.})).difference.item()
     1.5
 
     Raises:

@@ -64,6 +64,8 @@ def with_lists(config, folder, name):
     for path in CONFIGS])
 def test_no_mistake_and_no_warning(path, folder):
     config = with_lists(Config.fromfile(path), folder, path.stem)
+    if '_from-' in path.stem:  # starts from a checkpoint that another tool writes
+        config.load_from = None
     for mode in ('train', 'test'):
         found = check_config(config, mode)
         assert [(warning.key, warning.text) for warning in found.warnings] == [] and not [

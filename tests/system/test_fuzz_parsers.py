@@ -6,6 +6,7 @@ its name), or the exit of argparse; anything else, a KeyError from the depth or 
 """
 import contextlib
 import functools
+import importlib
 import io
 import json
 import os
@@ -268,7 +269,7 @@ def temporal_params():
 
 @pytest.fixture(scope='module')
 def clip_tool():
-    return tool('analysis/clip_tool.py')
+    return vars(importlib.import_module('tconv_mmaction.cli.clip_tool'))
 
 
 @given(st.text(max_size=6) | st.integers(-5, 200).map(str) | st.sampled_from(['prediction', 'label', '--5', '²', '-']),

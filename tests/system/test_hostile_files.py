@@ -156,6 +156,8 @@ TOOLS = {
                                      'OUT.mp4'),
     'tools/analysis/temporal_params.py': call('tools/analysis/temporal_params.py', 'CONFIG', 'FILE', '--out-dir',
                                               'OUT'),
+    'tools/analysis/fit.py': call('tools/analysis/fit.py', 'CONFIG', 'FILE', '--out', 'OUT'),
+    'tools/convert/fit_3t.py': call('tools/convert/fit_3t.py', 'CONFIG', 'FILE', 'OUT.pth'),
     'tools/analysis/temporal_filters.py': call('tools/analysis/temporal_filters.py', 'CONFIG', 'FILE', '--out', 'OUT'),
     'tools/analysis/compare_models.py': call('tools/analysis/compare_models.py', 'CONFIG', 'FILE', 'CONFIG', 'FILE',
                                              '--out', 'OUT', '--names', 'a', 'b', '--device', 'cpu'),
@@ -167,7 +169,8 @@ TOOLS = {
 }
 WAYS = {**LIBRARY, **TOOLS}
 # read no checkpoint of a user: they take none, or make their own
-WITHOUT = {'tconv_mmaction/cli/clip_tool.py', 'tools/analysis/paper_tables.py', 'tools/analysis/receptive_field.py',
+WITHOUT = {'tools/compare_runs.py',
+           'tconv_mmaction/cli/clip_tool.py', 'tools/analysis/paper_tables.py', 'tools/analysis/receptive_field.py',
            'tools/analysis/show_augmentations.py'}
 
 
@@ -301,6 +304,7 @@ UNSAFE = {
 }
 # (file, call): why it may stand there
 ALLOWED = {
+    ('tconv_mmaction/cli/main.py', 'exec'): 'runs a script of tools/ by its name',
     ('tconv_mmaction/cli/mim_scripts.py', 'runpy.run_path'): "runs mmaction2's own scripts by name",
     ('tools/reliability/interrupts.py', 'runpy.run_path'): 'runs tools/train.py, to interrupt it',
 }
