@@ -35,7 +35,7 @@ from tconv_mmaction.layers import Conv3T
 
 # Commands that have no parser of ours to ask.
 NOT_CHECKED = {
-    'awk': 'shell', 'mkdir': 'shell', 'cat': 'shell', 'cd': 'shell', 'mv': 'shell', 'tr': 'shell',
+    'awk': 'shell', 'mkdir': 'shell', 'cp': 'shell', 'cat': 'shell', 'cd': 'shell', 'mv': 'shell', 'tr': 'shell',
     '.': 'shell: activates the environment',
     'ffmpeg': 'converts a video; not installed with this package',
 }
@@ -236,8 +236,9 @@ def check_launcher(script):
 def check_tconv(words):
     """``tconv COMMAND ...``: the command is there, and its script takes the arguments."""
     from tconv_mmaction.cli.main import OWN, SCRIPTS
-    if not words or words[0] in ('--help', 'COMMAND'):
+    if not words or words[0] in ('--help', 'COMMAND') or '...' in words:
         return
+    words = ['1' if word == 'VALUE' else word for word in words]  # of a loop over numbers
     assert words[0] in SCRIPTS or words[0] in OWN, f'there is no tconv {words[0]}'
     if words[0] in SCRIPTS and len(words) > 1 and 'CONFIG' not in words[1:2]:
         check_script(f'tools/{SCRIPTS[words[0]]}', words[1:])

@@ -269,7 +269,7 @@ def temporal_params():
 
 @pytest.fixture(scope='module')
 def clip_tool():
-    return vars(importlib.import_module('tconv_mmaction.cli.clip_tool'))
+    return importlib.import_module('tconv_mmaction.cli.clip_tool')
 
 
 @given(st.text(max_size=6) | st.integers(-5, 200).map(str) | st.sampled_from(['prediction', 'label', '--5', '²', '-']),
