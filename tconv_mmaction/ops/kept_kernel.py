@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from . import conditions
-from .memory import constant
 
 COPY_ELEMENTS = 1 << 16  # up to here a copy of a parameter is compared, above it sums
+LEAST_COLUMNS, MOST_COLUMNS = 32, 512  # of the sums
 MOST_FORMS = 4  # of one kernel: rearranged for that many sizes of clips
 
 
@@ -30,10 +30,12 @@ def fingerprint(parameter: Tensor) -> tuple:
     """What is compared of a parameter: which it is, its version counter, and on CPU its values.
 
     An edit through ``.data`` (MMEngine's EMAHook swaps weights so) leaves the version counter alone. Small parameters
-    are compared with a copy. Of large ones, every output channel has a sum over its bits as 64-bit integers, which
-    changes with every change of one number, and a product with a fixed vector, which changes where numbers change
-    places. On accelerators a comparison would stop the stream; there layers also drop their kernel whenever ``train()``
-    or ``eval()`` is called, as every test loop does after such a swap.
+    are compared with a copy. Of large ones every filter's bits are taken as 64-bit integers and added up in columns,
+    which reads them once: a sum changes with every change of one number, and where numbers change places, unless they
+    move by a whole row of columns; as many columns are taken as a power of two divides a filter into (at most 512), so
+    that a swap of two inputs or a mirrored filter moves numbers between columns. Filters that divide into fewer than 32
+    are compared with a copy. On accelerators a comparison would stop the stream; there layers also drop their kernel
+    whenever ``train()`` or ``eval()`` is called, as every test loop does after such a swap.
     """
     # the parameter itself, not its id: that of one which is gone may be another's
     known = (parameter, parameter._version, parameter.data_ptr(), parameter.device, parameter.dtype, parameter.shape)
@@ -45,11 +47,11 @@ def fingerprint(parameter: Tensor) -> tuple:
     if (values.numel() <= COPY_ELEMENTS or not words or not rows.is_contiguous()
             or not values.dtype.is_floating_point or values.element_size() < 4):
         return known, values.clone()
-    size, dtype = rows.shape[1], rows.dtype
-    vector = constant(('fingerprint', size, dtype),
-                      lambda: torch.linspace(1, 3, size, dtype=dtype, device='cpu').sin_().mul_(97).frac_())
-    bits = torch.int32 if values.element_size() == 4 else torch.int64
-    return known, rows.view(torch.int64).sum(1), torch.mv(rows, vector).view(bits)
+    bits = rows.view(torch.int64)
+    columns = min(MOST_COLUMNS, bits.shape[1] & -bits.shape[1])  # the power of two
+    if columns < LEAST_COLUMNS:
+        return known, values.clone()
+    return known, bits.view(len(bits), -1, columns).sum(1)
 
 
 def _same(now: tuple, seen: tuple) -> bool:

@@ -236,7 +236,7 @@ def check_launcher(script):
 def check_tconv(words):
     """``tconv COMMAND ...``: the command is there, and its script takes the arguments."""
     from tconv_mmaction.cli.main import OWN, SCRIPTS
-    if not words or words[0] in ('--help', 'COMMAND') or '...' in words:
+    if not words or words[0] == 'COMMAND' or {'--help', '...'} & set(words):
         return
     words = ['1' if word == 'VALUE' else word for word in words]  # of a loop over numbers
     assert words[0] in SCRIPTS or words[0] in OWN, f'there is no tconv {words[0]}'

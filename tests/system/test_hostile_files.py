@@ -307,7 +307,7 @@ ALLOWED = {
     ('tconv_mmaction/cli/main.py', 'exec'): 'runs a script of tools/ by its name',
     ('tconv_mmaction/cli/main.py', 'compile'): 'the same',
     ('tools/data/class_folders.py', 'runpy.run_path'): 'runs tools/data/pack_clips.py',
-    ('tconv_mmaction/compat/checkpoints.py', 'torch.load'): 'stands in for a loader of a fork; weights_only is forced on',
+    ('tconv_mmaction/compat/checkpoints.py', 'torch.load'): 'in place of the loader of a fork; weights_only is forced',
     ('tconv_mmaction/cli/mim_scripts.py', 'runpy.run_path'): "runs mmaction2's own scripts by name",
     ('tools/reliability/interrupts.py', 'runpy.run_path'): 'runs tools/train.py, to interrupt it',
 }
