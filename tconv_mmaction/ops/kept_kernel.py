@@ -8,6 +8,7 @@ from . import conditions
 
 COPY_ELEMENTS = 1 << 16  # up to here a copy of a parameter is compared, above it sums
 LEAST_COLUMNS, MOST_COLUMNS = 32, 512  # of the sums
+PRIMES = (509, 251, 127, 61)
 MOST_FORMS = 4  # of one kernel: rearranged for that many sizes of clips
 
 
@@ -32,9 +33,9 @@ def fingerprint(parameter: Tensor) -> tuple:
     An edit through ``.data`` (MMEngine's EMAHook swaps weights so) leaves the version counter alone. Small parameters
     are compared with a copy. Of large ones every filter's bits are taken as 64-bit integers and added up in columns,
     which reads them once: a sum changes with every change of one number, and where numbers change places, unless they
-    move by a whole row of columns; as many columns are taken as a power of two divides a filter into (at most 512), so
-    that a swap of two inputs or a mirrored filter moves numbers between columns. Filters that divide into fewer than 32
-    are compared with a copy. On accelerators a comparison would stop the stream; there layers also drop their kernel
+    move by a whole row of columns; as many columns are taken as a power of two divides a filter into (at most 512), or
+    a prime number of them and a copy of the rest, so that a swap of two inputs or a mirrored filter moves numbers
+    between columns. On accelerators a comparison would stop the stream; there layers also drop their kernel
     whenever ``train()`` or ``eval()`` is called, as every test loop does after such a swap.
     """
     # the parameter itself, not its id: that of one which is gone may be another's
@@ -49,9 +50,13 @@ def fingerprint(parameter: Tensor) -> tuple:
         return known, values.clone()
     bits = rows.view(torch.int64)
     columns = min(MOST_COLUMNS, bits.shape[1] & -bits.shape[1])  # the power of two
-    if columns < LEAST_COLUMNS:
+    if columns >= LEAST_COLUMNS:
+        return known, bits.view(len(bits), -1, columns).sum(1)
+    columns = next((prime for prime in PRIMES if 2 * prime <= bits.shape[1]), None)
+    if columns is None:
         return known, values.clone()
-    return known, bits.view(len(bits), -1, columns).sum(1)
+    whole = bits.shape[1] // columns * columns
+    return known, bits[:, :whole].unflatten(1, (-1, columns)).sum(1), bits[:, whole:].clone()
 
 
 def _same(now: tuple, seen: tuple) -> bool:

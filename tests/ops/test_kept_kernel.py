@@ -327,3 +327,18 @@ def test_an_optimizer_that_works_in_eval_mode():
         layer(x).square().sum().backward()
         optimizer.step()
         check(layer, x, before)
+
+
+@pytest.mark.parametrize('channels, filters', [(128, 80), (96, 208), (160, 100), (130, 70)])
+def test_any_swap_of_two_inputs_is_seen(channels, filters):
+    """Through ``.data``, in one filter: its bits stay the same numbers, at other places."""
+    weight = torch.nn.Parameter(torch.randn(filters, channels, 1, 3, 3, generator=torch.Generator().manual_seed(0)))
+    assert weight.numel() > kept_kernel.COPY_ELEMENTS
+    before = kept_kernel.fingerprint(weight)
+    for first, second in [(0, distance) for distance in range(1, channels)] + [(3, channels - 1)]:
+        values = weight.detach().clone()
+        weight.data[5, [first, second]] = values[5, [second, first]]
+        assert not kept_kernel._same(kept_kernel.fingerprint(weight), before), (first, second)
+        weight.data.copy_(values)
+    weight.data[7] = weight.data[7].flip(-1)
+    assert not kept_kernel._same(kept_kernel.fingerprint(weight), before)
