@@ -285,13 +285,14 @@ def lenet(conv, **options):
 
 @pytest.mark.parametrize('gain', [False, True])
 def test_a_deployed_3t_network_converts_back_to_the_same_answers(gain):
+    torch.manual_seed(0)
     source = lenet('Conv3T', gain=gain)
     with torch.no_grad():
         for name in ('conv1', 'conv2'):
             for parameter in TEMPORAL_PARAMETERS[1:]:
                 getattr(getattr(source.backbone, name), parameter).normal_(0, .1)
     three_d, target = switch_to_deploy(source), lenet('Conv3T', gain=gain)
-    converted = convert_3d(three_d.state_dict(), target)
+    converted = convert_3d(three_d.state_dict(), target, starts=48)  # with the default some filters stop short of 1
     target.load_state_dict(converted.state_dict)
     clip = torch.rand(2, 1, 12, 12, 12)
     torch.testing.assert_close(target.backbone(clip), source.backbone(clip), atol=2e-3, rtol=1e-2)
