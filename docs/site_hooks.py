@@ -27,7 +27,7 @@ def named(entries):
 def on_files(files, config):
     """Add projects/, and a section per folder, after the others, with the pages that no line of the nav names."""
     for path in sorted((ROOT / 'projects').rglob('*')):
-        if path.suffix in ('.csv', '.json', '.md', '.png'):
+        if path.suffix in ('.csv', '.json', '.jsonl', '.md', '.png'):
             files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     known = set(named(config.nav))
     sections = {}

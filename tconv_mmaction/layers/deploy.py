@@ -52,8 +52,8 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
 
     >>> from tconv_mmaction.layers import Conv3T
     >>> network = nn.Sequential(Conv3T(3, 8, 3), nn.ReLU()).eval()
-    >>> [type(layer).__name__ for layer in switch_to_deploy(network)]
-    ['Conv3d', 'ReLU']
+    >>> ' '.join(type(layer).__name__ for layer in switch_to_deploy(network))
+    'Conv3d ReLU'
     """
     # Tensors that pruning and weight norms have computed in a forward pass are no leaves, which deepcopy refuses.
     computed = {id(value): value.detach().clone() for module in model.modules() for value in vars(module).values()
