@@ -85,6 +85,41 @@ def holm(p_values: Sequence[float]) -> List[float]:
     return corrected.tolist()
 
 
+class Slope(NamedTuple):
+    """Of a straight line, with the ends of its 95 % interval."""
+    slope: float
+    low: float
+    high: float
+
+
+def block_slope(x: np.ndarray, y: np.ndarray, blocks: int = 30) -> Slope:
+    """The slope of ``y`` over ``x``, both ``(samples,)``, from the means of equal parts.
+
+    Consecutive samples of a running process depend on each other, which the interval from single samples would not
+    know of.
+
+    Args:
+        blocks: how many parts; fewer than half of the samples.
+
+    Raises:
+        ValueError: if there are fewer than six samples.
+
+    >>> line = block_slope(np.arange(60.), 2 * np.arange(60.))
+    >>> round(line.slope, 6)
+    2.0
+    """
+    blocks = min(blocks, len(x) // 2)
+    if blocks < 3:
+        raise ValueError(f'{len(x)} samples after the warm-up are too few for a slope with an interval: wait for six, '
+                         'or give a shorter --warm-up.')
+    x, y = (np.array([part.mean() for part in np.array_split(values, blocks)]) for values in (x, y))
+    if np.ptp(y) == 0:  # linregress has no error for that
+        return Slope(0., 0., 0.)
+    fit = stats.linregress(x, y)
+    half = stats.t.ppf(0.975, blocks - 2) * fit.stderr
+    return Slope(float(fit.slope), float(fit.slope - half), float(fit.slope + half))
+
+
 def p_text(p: float) -> str:
     """``'0.034'``, ``'2e-05'``, '' for NaN."""
     return '' if math.isnan(p) else f'{p:.3f}' if p >= 0.001 else f'{p:.0e}'

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from .dispatch import once_per_call
+
 PLAIN = (Tensor, nn.Parameter)
 ACCURATE = (torch.float32, torch.float64)
 
@@ -18,6 +20,11 @@ def context_refusal() -> Optional[str]:
     """Why hand-written code may run on no tensor at all now, or None."""
     if torch.compiler.is_compiling():
         return 'torch.compile or torch.export traces the call'
+    return _around_the_call()
+
+
+@once_per_call
+def _around_the_call() -> Optional[str]:
     if torch.jit.is_tracing():
         return 'torch.jit traces the call'
     if transformed():
@@ -66,13 +73,13 @@ def tensor_refusal(*tensors: Tensor, under_autocast: bool = False) -> Optional[s
     why = plain_refusal(*tensors)
     if why is not None:
         return why
-    device, dtype = tensors[0].device, tensors[0].dtype
+    dtype = tensors[0].dtype
     for tensor in tensors:
-        if tensor.dtype != dtype:
+        if tensor.dtype is not dtype:
             return f'tensors are {dtype} and {tensor.dtype}'
     if dtype not in ACCURATE:
         return f'tensors are {dtype}'
-    if not under_autocast and torch.is_autocast_enabled(device.type):
+    if not under_autocast and torch.is_autocast_enabled(tensors[0].device.type):
         return 'autocast is on'
     return None
 

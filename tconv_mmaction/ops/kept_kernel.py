@@ -1,20 +1,19 @@
 """Keep a kernel that was computed in eval mode until the parameters it was computed from change."""
-from typing import Any, Callable, Hashable, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Hashable, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from . import conditions
-
-COPY_ELEMENTS = 1 << 16  # up to here a copy of a parameter is compared, above it sums
-LEAST_COLUMNS, MOST_COLUMNS = 32, 512  # of the sums
+COPY_ELEMENTS = 1 << 16  # up to here a parameter is compared with a copy, above it by sums
+COLUMNS, LEAST_COLUMNS, MOST_COLUMNS = 16, 32, 512  # of the sums
 PRIMES = (509, 251, 127, 61)
+MANY_BYTES = 1 << 22  # of a parameter whose fingerprint is coarser
 MOST_FORMS = 4  # of one kernel: rearranged for that many sizes of clips
 
 
 class Kept(NamedTuple):
     """What a layer keeps: fingerprints of the parameters, and forms of the kernel by their keys, the newest last."""
-    seen: tuple = ()
+    seen: Tuple['Fingerprint', ...] = ()
     forms: Tuple[Tuple[Hashable, Any], ...] = ()
 
 
@@ -24,45 +23,107 @@ def can_keep(parameters: Sequence[Tensor]) -> bool:
     They are not if something has put computed tensors in their places (pruning, parametrisations, the replicas of
     ``nn.DataParallel``), or if they were made in inference mode, where nothing counts their changes.
     """
-    return all(conditions.is_parameter(p) and p.is_leaf and not p.is_inference() for p in parameters)
+    for p in parameters:  # a generator would take twice as long, and every call in eval mode asks
+        if type(p) is not nn.Parameter or not p.is_leaf or p.is_inference():
+            return False
+    return True
 
 
-def fingerprint(parameter: Tensor) -> tuple:
-    """What is compared of a parameter: which it is, its version counter, and on CPU its values.
+class Content(NamedTuple):
+    """What is compared of the values of a parameter: sums over its bits, and some or all of the numbers."""
+    sums: Tuple[Tensor, ...]
+    numbers: Tuple[Tensor, ...]
 
-    An edit through ``.data`` (MMEngine's EMAHook swaps weights so) leaves the version counter alone. Small parameters
-    are compared with a copy. Of large ones every filter's bits are taken as 64-bit integers and added up in columns,
-    which reads them once: a sum changes with every change of one number, and where numbers change places, unless they
-    move by a whole row of columns; as many columns are taken as a power of two divides a filter into (at most 512), or
-    a prime number of them and a copy of the rest, so that a swap of two inputs or a mirrored filter moves numbers
-    between columns. On accelerators a comparison would stop the stream; there layers also drop their kernel
-    whenever ``train()`` or ``eval()`` is called, as every test loop does after such a swap.
+
+class Fingerprint(NamedTuple):
+    """What is remembered of a parameter.
+
+    An edit through ``.data`` (MMEngine's EMAHook swaps weights so) leaves the version counter alone, so on the CPU the
+    values are compared as well: those of a small parameter with a copy, those of a large one by sums (:func:`_sums`).
+    On accelerators a comparison would stop the stream; there layers also drop their kernel whenever ``train()`` or
+    ``eval()`` is called, as every test loop does after such a swap.
     """
-    # the parameter itself, not its id: that of one which is gone may be another's
-    known = (parameter, parameter._version, parameter.data_ptr(), parameter.device, parameter.dtype, parameter.shape)
-    if parameter.device.type != 'cpu':
-        return known,
-    values = parameter.detach()
-    rows = values.flatten(1) if values.dim() > 1 else values[None]
-    words = rows.shape[1] * rows.element_size() % 8 == 0 == rows.storage_offset() * rows.element_size() % 8
-    if (values.numel() <= COPY_ELEMENTS or not words or not rows.is_contiguous()
-            or not values.dtype.is_floating_point or values.element_size() < 4):
-        return known, values.clone()
-    bits = rows.view(torch.int64)
-    columns = min(MOST_COLUMNS, bits.shape[1] & -bits.shape[1])  # the power of two
+    parameter: Tensor  # itself, not its id: that of one which is gone may be another's
+    known: tuple
+    content: Optional[Content]  # on the CPU
+
+
+def _known(parameter: Tensor) -> tuple:
+    return (parameter._version, parameter.data_ptr(), parameter.device, parameter.dtype, parameter.shape,
+            parameter.stride())
+
+
+def _bits(values: Tensor) -> Optional[Tensor]:
+    """The bits of contiguous ``values (O, ...)`` as integers ``(O, words)``; None where that takes a copy."""
+    if values.dim() < 2 or not values.is_contiguous() or not values.is_floating_point():
+        return None
+    rows, size = values.view(len(values), -1), values.element_size()
+    if size == 8:  # in halves: an even number of changed signs would leave a sum of whole ones alone
+        return rows.view(torch.int32)
+    fits = rows.shape[1] * size % 8 == 0 == rows.storage_offset() * size % 8
+    return rows.view(torch.int64) if fits else None
+
+
+def _sums(bits: Tensor, pixels: int) -> Optional[Content]:
+    """Sums over the bits of every filter, of ``pixels`` neighbours each, in columns; this reads them once.
+
+    A sum changes with every change of one number, and where numbers change places, unless each goes to the same column
+    of the same block. Where the words of a filter are blocks of ``pixels`` rows of 16 columns, which is fastest, all
+    numbers of one pixel are at other columns. Blocks of large weights are four of those, since writing the sums would
+    take longer than reading: two inputs that change places in one filter are missed there if they are 32, 64 or 96
+    inputs apart in a block of 128 (float32, 3x3); of 16 filters a copy is compared, so that such a change of all
+    filters is not. Elsewhere as many columns are taken as a power of two divides a filter into (at most 512), or a
+    prime number of them and a copy of the rest.
+    """
+    filters, words = bits.shape
+    if pixels > 1 and pixels % 2 and words % (COLUMNS * pixels) == 0:
+        if bits.nbytes <= MANY_BYTES or words % (4 * COLUMNS * pixels):
+            return Content((bits.view(filters, -1, pixels, COLUMNS).sum(2, dtype=torch.int64), ), ())
+        some = bits[::-(-filters // 16)]
+        return Content((bits.view(filters, -1, 4 * pixels, COLUMNS).sum(2, dtype=torch.int64), ), (some, ))
+    columns = min(MOST_COLUMNS, words & -words)  # the power of two
     if columns >= LEAST_COLUMNS:
-        return known, bits.view(len(bits), -1, columns).sum(1)
-    columns = next((prime for prime in PRIMES if 2 * prime <= bits.shape[1]), None)
+        return Content((bits.view(filters, -1, columns).sum(1, dtype=torch.int64), ), ())
+    columns = next((prime for prime in PRIMES if 2 * prime <= words), None)
     if columns is None:
-        return known, values.clone()
-    whole = bits.shape[1] // columns * columns
-    return known, bits[:, :whole].unflatten(1, (-1, columns)).sum(1), bits[:, whole:].clone()
+        return None
+    whole = words // columns * columns
+    return Content((bits[:, :whole].unflatten(1, (-1, columns)).sum(1, dtype=torch.int64), ), (bits[:, whole:], ))
 
 
-def _same(now: tuple, seen: tuple) -> bool:
-    (parameter, *known), (other, *before) = now[0], seen[0]
-    return (parameter is other and known == before and len(now) == len(seen)
-            and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(now[1:], seen[1:])))
+def _content(parameter: Tensor) -> Content:
+    values = parameter.detach()
+    found: Optional[Content] = None
+    if values.numel() > COPY_ELEMENTS and values.dim() > 1:
+        pixels = values[0, 0].numel()
+        if values.dim() == 5 and not values.is_contiguous():  # channels last: for every input, and for every pixel
+            bits = _bits(values.permute(0, 2, 3, 4, 1))
+            if bits is not None and bits.shape[1] % pixels == 0:
+                bits = bits.view(len(bits), pixels, -1)
+                found = Content((bits.sum(1, dtype=torch.int64), bits.sum(2, dtype=torch.int64)), ())
+        else:
+            bits = _bits(values)
+            found = None if bits is None else _sums(bits, pixels)
+    return Content((), (values, )) if found is None else found
+
+
+def fingerprint(parameter: Tensor) -> Fingerprint:
+    content = None
+    if parameter.device.type == 'cpu':
+        content = _content(parameter)
+        content = content._replace(numbers=tuple(n.clone() for n in content.numbers))
+    return Fingerprint(parameter, _known(parameter), content)
+
+
+def _equal(now: Content, seen: Content) -> bool:
+    return all(map(torch.equal, now.sums, seen.sums)) and all(map(torch.equal, now.numbers, seen.numbers))
+
+
+def is_unchanged(parameter: Tensor, seen: Fingerprint) -> bool:
+    """Whether this is the parameter of which ``seen`` was taken, with the same values."""
+    if parameter is not seen.parameter or _known(parameter) != seen.known:
+        return False
+    return seen.content is None or _equal(_content(parameter), seen.content)
 
 
 def kept_form(layer: nn.Module, parameters: Sequence[Tensor], key: Hashable, build: Callable[[], Any]) -> Any:
@@ -76,10 +137,9 @@ def kept_form(layer: nn.Module, parameters: Sequence[Tensor], key: Hashable, bui
         build: makes it. A result of None (the form cannot be had) is kept as well.
     """
     with torch.inference_mode(False), torch.no_grad():
-        now = tuple(fingerprint(p) for p in parameters)
         kept = layer._kept
-        if len(now) != len(kept.seen) or not all(map(_same, now, kept.seen)):
-            kept = Kept(now)
+        if len(parameters) != len(kept.seen) or not all(map(is_unchanged, parameters, kept.seen)):
+            kept = Kept(tuple(map(fingerprint, parameters)))
         for known, form in kept.forms:
             if known == key:
                 return form

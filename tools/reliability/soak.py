@@ -27,13 +27,13 @@ from typing import Dict, List, Tuple
 import numpy as np
 import pandas as pd
 import psutil
-from scipy.stats import linregress, t
+
+from tconv_mmaction.cli.run_statistics import block_slope
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/recognition/lenet5/lenet5-3t_scratch_1xb20-30x1x1-20e_video-mnist.py'
 COLUMNS = ('seconds', 'iteration', 'epoch', 'role', 'pid', 'rss_mb', 'pss_mb', 'uss_mb', 'files', 'threads', 'cpu_s',
            'children')
-BLOCKS = 30
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -125,18 +125,8 @@ def soak(args: argparse.Namespace) -> None:
     (args.out_dir / 'end.json').write_text(json.dumps(end, indent=1))
 
 
-def slope(x: np.ndarray, y: np.ndarray) -> Dict[str, float]:
-    """Slope of ``y`` over ``x`` with its 95 % confidence interval, from the means of equal parts."""
-    blocks = min(BLOCKS, len(x) // 2)
-    if blocks < 3:
-        raise ValueError(f'{len(x)} samples after the warm-up are too few for a slope with an interval: wait for six, '
-                         'or give a shorter --warm-up.')
-    x, y = (np.array([part.mean() for part in np.array_split(values, blocks)]) for values in (x, y))
-    if np.ptp(y) == 0:  # linregress has no error for that
-        return dict(slope=0., low=0., high=0.)
-    fit = linregress(x, y)
-    half = t.ppf(0.975, blocks - 2) * fit.stderr
-    return dict(slope=float(fit.slope), low=float(fit.slope - half), high=float(fit.slope + half))
+def _slope(x: np.ndarray, y: np.ndarray) -> Dict[str, float]:
+    return block_slope(x, y)._asdict()
 
 
 def report(out_dir: Path, warm_up: float) -> Dict[str, object]:
@@ -162,9 +152,9 @@ def report(out_dir: Path, warm_up: float) -> Dict[str, object]:
         values = rows[column].to_numpy(float)
         result[name] = dict(first_tenth=float(values[:max(1, len(values) // 10)].mean()), max=float(values.max()),
                             last_tenth=float(values[-max(1, len(values) // 10):].mean()),
-                            per_hour=slope(rows.seconds.to_numpy() / 3600, values),
-                            per_1000_iterations=slope(rows.iteration.to_numpy() / 1000, values),
-                            per_cpu_hour=slope(np.interp(rows.seconds, main.seconds, main.cpu_s) / 3600, values))
+                            per_hour=_slope(rows.seconds.to_numpy() / 3600, values),
+                            per_1000_iterations=_slope(rows.iteration.to_numpy() / 1000, values),
+                            per_cpu_hour=_slope(np.interp(rows.seconds, main.seconds, main.cpu_s) / 3600, values))
     end = out_dir / 'end.json'
     result['end'] = json.loads(end.read_text()) if end.is_file() else 'still running'
     (out_dir / 'report.json').write_text(json.dumps(result, indent=1))

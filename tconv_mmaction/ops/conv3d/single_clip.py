@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _triple
 
-from ..conditions import cpu_refusal
+from ..conditions import PLAIN, cpu_refusal
 from ..onednn import has_onednn
 
 SMALL = 20480  # PyTorch's: elements of N, C, T and H
@@ -23,10 +23,10 @@ LEAST_OUTPUTS = 32  # positions, below which arranging the kernel for oneDNN tak
 
 def is_left_out(x: Tensor, kernel: Sequence[int], groups: int) -> bool:
     """Whether ``x (N, C, T, H, W)`` is one clip that PyTorch would keep from oneDNN. ``kernel``: its shape."""
-    if cpu_refusal(x) is not None:  # first: no shape is looked at while a graph for any batch is traced
-        return False
+    if type(x) not in PLAIN or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False  # first: no shape is looked at while a graph for any batch is traced
     return (x.dim() == 5 and len(x) == 1 and groups == 1 and 0 < math.prod(x.shape[:4]) <= SMALL
-            and min(kernel[-2:]) <= 3 and x.dtype == torch.float32
+            and min(kernel[-2:]) <= 3 and x.dtype == torch.float32 and cpu_refusal(x) is None
             and has_onednn() and x[0, 0].numel() * math.prod(kernel) >= LEAST_WORK)
 
 

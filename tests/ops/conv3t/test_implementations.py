@@ -226,18 +226,28 @@ def test_the_fingerprint_of_a_large_parameter_sees_every_kind_of_edit(dtype):
     assert weight.numel() > kept_kernel.COPY_ELEMENTS
 
     def same(other):  # in its values; which tensor it is and its version are compared as well
-        mine, others = kept_kernel.fingerprint(weight), kept_kernel.fingerprint(other)
-        return kept_kernel._same(mine, (mine[0], *others[1:]))
+        return kept_kernel.is_unchanged(weight, kept_kernel.fingerprint(weight)._replace(
+            content=kept_kernel.fingerprint(other).content))
 
     assert same(weight.clone())
+    last = weight.to(memory_format=torch.channels_last_3d)
+    seen = kept_kernel.fingerprint(last)
+    assert kept_kernel.is_unchanged(last, seen)
+    last[5, [3, 4]] = last[5, [4, 3]]
+    now = kept_kernel.fingerprint(last).content
+    assert not kept_kernel._equal(now, seen.content)
     ulp = weight.clone()
     ulp.view(-1)[12345] = torch.nextafter(ulp.view(-1)[12345], torch.tensor(9., dtype=dtype))
     swapped = weight.clone()  # two inputs of one filter change places: the sum over its bits stays
     swapped[5, [3, 4]] = weight[5, [4, 3]]
     sign = weight.clone()
     sign.view(-1)[7].neg_()
-    for other in (ulp, sign, weight.flip(0), weight.flip(1), weight.flip(-1), -weight, weight.roll(1, 1),
-                  weight.transpose(-1, -2).contiguous(), swapped):
+    mirrored = weight.clone()  # one filter
+    mirrored[9] = weight[9].flip(-1)
+    filters = weight.clone()  # two filters change places
+    filters[[3, 60]] = weight[[60, 3]]
+    for other in (ulp, sign, swapped, mirrored, filters, weight.flip(0), weight.flip(1), weight.flip(-1), -weight,
+                  weight.roll(1, 1), weight.transpose(-1, -2).contiguous()):
         assert not same(other)
 
 
