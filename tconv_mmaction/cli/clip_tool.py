@@ -8,16 +8,20 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.config import DictAction
 
 from ..interpret import temporal_parameters
-from ..interpret.access.clips import Clip, ClipReader, class_names, load_recognizer
+from ..interpret.access import targets
+from ..interpret.access.balanced import balanced_order
+from ..interpret.access.clips import Clip, ClipReader, load_recognizer
 from ..interpret.access.modules import find_layer
 from ..interpret.comparison.mask_metrics import Summary
 from ..utils import atomic_write_text
+from ..utils.distinct_names import distinct_names
+from .clip_labels import FOLDER, video_labels
 
 MISTAKES = (ValueError, TypeError, KeyError, IndexError, FileNotFoundError, ImportError)
 
@@ -33,45 +37,73 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
                         help='override settings of the config: key=value pairs, lists as key="[a,b]"')
 
 
+def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
+    """What chooses clips, names their classes and says which class is explained."""
+    parser.add_argument('videos', nargs='*', help='video files, read by the test pipeline of the config')
+    parser.add_argument('--dataset', choices=('train', 'val', 'test'), help="clips of the config's data set instead")
+    parser.add_argument('--indices', type=int, nargs='+', help='with --dataset: these entries, from 0')
+    parser.add_argument('--limit', type=int, default=8, help='with --dataset, without --indices: so many clips, as '
+                        'many of each class as can be, drawn at random (default 8)')
+    parser.add_argument('--sample-seed', type=int, default=0, help='of that draw (default 0)')
+    parser.add_argument('--view', type=int, help='which crop or clip, of several (default: the middle one)')
+    parser.add_argument('--classes', help='file with one class name per line (default: the names that the data set or '
+                        'the checkpoint has)')
+    parser.add_argument('--labels', metavar='LIST', help="true classes of video files: a list with lines 'video class' "
+                        f"or the word '{FOLDER}', where each class has a folder")
+    parser.add_argument('--target', default='prediction', help="class that is explained: its name or index, 'label' "
+                        "(with --dataset or --labels) or 'prediction' (default)")
+
+
 def clip_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the model\'s arguments and those that choose clips and the class that is explained."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
-    parser.add_argument('videos', nargs='*', help='video files, read by the test pipeline of the config')
-    parser.add_argument('--dataset', choices=('train', 'val', 'test'), help="clips of the config's data set instead")
-    parser.add_argument('--limit', type=int, default=8, help='with --dataset: the first so many clips (default 8)')
-    parser.add_argument('--view', type=int, help='which crop or clip, of several (default: the middle one)')
-    parser.add_argument('--classes', help='file with one class name per line')
-    parser.add_argument('--target', default='prediction', help="class index, 'label' (with --dataset) or 'prediction' "
-                        '(default)')
+    add_clip_arguments(parser)
     parser.add_argument('--format', choices=('mp4', 'gif'), default='mp4', help='of the films (default mp4)')
     parser.add_argument('--fps', type=float, default=8., help='frames per second of the films (default 8)')
     return parser
 
 
-def target_of(text: str, clip: Clip):
-    """What --target says for this clip: a class index or 'prediction'."""
-    if text == 'prediction':
-        return text
-    if text == 'label':
-        if clip.label is None:
-            raise ValueError("this clip has no label: --target label needs --dataset; or give 'prediction' or a class.")
-        return clip.label
-    if not re.fullmatch(r'-?\d{1,9}', text):  # a negative one gets IndexError's message, with the number of classes
-        raise ValueError(f"--target must be a class index, 'label' or 'prediction', got {text!r}.")
-    return int(text)
+def target_of(target: Union[str, int], clip: Clip, names: Optional[Sequence[str]] = None) -> Union[str, int]:
+    """What --target, read by :class:`ClipLoop`, says for this clip: a class index or 'prediction'."""
+    return targets.target_of(target, clip.classes, names or ())
 
 
-def jobs_of(reader: ClipReader, args: argparse.Namespace) -> List[Tuple[str, Callable[[], Clip]]]:
-    """(name, function that reads the clip) for every video or entry asked for."""
+Read = Callable[[ClipReader], Clip]
+
+
+def jobs_of(reader: ClipReader, args: argparse.Namespace, names: Sequence[str]) -> List[Tuple[str, Read]]:
+    """(name that no other clip has, how a model's reader reads it) for every video or entry asked for."""
     if bool(args.videos) == bool(args.dataset):
         raise ValueError('give video files or --dataset, one of the two.')
     if args.videos:
-        return [(path, lambda path=path: reader.video(path)) for path in args.videos]
+        if args.indices is not None:
+            raise ValueError('--indices needs --dataset.')
+        labels = video_labels(args.labels, args.videos, names) if args.labels else [()] * len(args.videos)
+        titles, stems = distinct_names(args.videos), distinct_names(args.videos, suffix=False)
+        return [(title, _video(path, stem, label)) for title, path, stem, label in
+                zip(titles, args.videos, stems, labels)]
+    if args.labels:
+        raise ValueError('--labels is for video files; the clips of a data set have the labels of its list.')
     if args.limit < 1:
         raise ValueError(f'--limit must be at least 1, got {args.limit}.')
-    count = min(args.limit, len(reader.dataset(args.dataset)))
-    return [(f'{args.dataset} {i}', lambda i=i: reader.sample(args.dataset, i)) for i in range(count)]
+    indices = args.indices
+    if indices is None:
+        indices = sorted(balanced_order(reader.labels(args.dataset), args.sample_seed)[:args.limit])
+    return [(f'{args.dataset} {i}', lambda reader, i=i: _entry(reader, args.dataset, i)) for i in indices]
+
+
+def _video(path: str, name: str, labels: Tuple[int, ...]) -> Read:
+    def read(reader: ClipReader) -> Clip:
+        return reader.video(path)._replace(name=name, label=labels[0] if len(labels) == 1 else None, labels=labels)
+    return read
+
+
+def _entry(reader: ClipReader, split: str, index: int) -> Clip:
+    size = len(reader.dataset(split))
+    if not 0 <= index < size:
+        raise IndexError(f'the {split} data set has {size} clips (0 to {size - 1}), there is no clip {index}.')
+    return reader.sample(split, index)
 
 
 def titles_of(pairs: Sequence[Tuple[str, str]]) -> List[str]:
@@ -98,18 +130,28 @@ def unique(name: str, taken: set) -> str:
 
 
 class ClipLoop:
-    """``loop(work)`` reads every clip and calls ``work(file name, clip)``; after an error the next clip is done."""
+    """``loop(work)`` reads every clip and calls ``work(file name, clip)``; after an error the next clip is done.
+
+    ``names`` are those of the classes. ``args.target`` is read here: afterwards it is a word or a class index.
+    """
 
     def __init__(self, reader: ClipReader, args: argparse.Namespace) -> None:
-        self.jobs = jobs_of(reader, args)
+        self.reader = reader
+        self.names = reader.class_names(args.classes, args.dataset)
+        args.target = self.target = targets.read_target(args.target, self.names)
+        self.jobs = jobs_of(reader, args, self.names)
         self.done: List[str] = []
         self.skipped: List[Tuple[str, str]] = []
+
+    def target_of(self, clip: Clip) -> Union[str, int]:
+        """The class that is explained of this clip, or 'prediction'."""
+        return target_of(self.target, clip, self.names)
 
     def __call__(self, work: Callable[[str, Clip], None]) -> None:
         taken: set = set()
         for title, read in self.jobs:
             try:
-                clip = read()
+                clip = read(self.reader)
                 name = unique(clip.name, taken)
                 work(name, clip)
             except Exception as error:  # whatever it is: the other clips are still to be done
@@ -150,7 +192,8 @@ def open_loop(args: argparse.Namespace):
     model, reader = open_model(args)
     if args.layer is not None:
         find_layer(model, args.layer)
-    return model, ClipLoop(reader, args), class_names(args.classes, model.cls_head.num_classes)
+    loop = ClipLoop(reader, args)
+    return model, loop, loop.names
 
 
 def fitted_parameters(model) -> dict:

@@ -93,6 +93,16 @@ def grad_cam(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, Lis
     return maps.relu() if relu else maps
 
 
+def nothing_speaks(maps: Tensor) -> Tensor:
+    """(N,) whether maps (N, T', H', W') are nowhere positive: then the layer has nothing that speaks for the class."""
+    return ~(maps > 0).flatten(1).any(1)
+
+
+def nothing_text(layer: str, class_name: str) -> str:
+    """The sentence for such a map; there is nothing to draw."""
+    return f'nothing in {layer} speaks for {class_name}'
+
+
 def upsample_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (N, T', H', W') at the clip's (T, H, W), linear in space and time."""
     if maps.dim() != 4 or len(size) != 3:

@@ -17,7 +17,6 @@ import torch
 
 from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret import RecognizerScores, save_figure
-from tconv_mmaction.interpret.access.clips import class_names
 from tconv_mmaction.interpret.class_channels import (
     analysed_layers,
     by_class,
@@ -32,7 +31,7 @@ from tconv_mmaction.utils import atomic_open, atomic_write_text
 def analyse(args) -> int:
     model, reader = clip_tool.open_model(args)
     loop = clip_tool.ClipLoop(reader, args)
-    names = class_names(args.classes, model.cls_head.num_classes)
+    names = loop.names
     analysed_layers(model, args.layers, args.fit)
     parameters = clip_tool.fitted_parameters(model) if args.fit else None
     check_top(args.top)
@@ -40,7 +39,7 @@ def analyse(args) -> int:
     found = []
 
     def work(_name, clip):
-        target = clip_tool.target_of(args.target, clip)
+        target = loop.target_of(clip)
         if target == 'prediction':
             with torch.no_grad():
                 target = int(logits(clip.inputs).argmax())

@@ -4,9 +4,9 @@
     torchrun --nproc-per-node=2 tools/analysis/compare_models.py CFG1 CKPT1 CFG2 CKPT2 --out DIR --launcher pytorch
 
 Each model sees the clips of its own test_dataloader, in its own preparation; both must list the same videos. Per clip:
-blobs of the Grad-CAM map of every frame, a temporal mask, and the scores OS, FS and RS. Writes samples.csv (a row per
-clip and model), summary.json (means, standard deviations, t-tests, histograms), tables.md (Tables 2 to 4 of the paper)
-and histograms.png (Fig. 4).
+blobs of the Grad-CAM map of every time step of the layer, a temporal mask, and the scores OS, FS and RS. Writes
+samples.csv (a row per clip and model), summary.json (means, standard deviations, t-tests, histograms), tables.md
+(Tables 2 to 4 of the paper) and histograms.png (Fig. 4).
 
 Kill it at any time: the same command goes on where it was, also with another number of processes, which must all see
 DIR. A clip that cannot be read or analysed is reported, left out of both models' numbers, and not tried again unless
@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import tconv_mmaction  # noqa: F401  first: mmaction2 and old checkpoints load on today's PyTorch with it
 
@@ -33,7 +33,9 @@ from mmengine.runner import runner as mmengine_runner
 from torch import Tensor
 
 from tconv_mmaction.interpret import drop_ratio, mask_runs, save_figure
-from tconv_mmaction.interpret.access.clips import ClipReader, class_names, load_recognizer
+from tconv_mmaction.interpret.access.balanced import balanced_order
+from tconv_mmaction.interpret.access.clips import ClipReader, load_recognizer
+from tconv_mmaction.interpret.access.targets import class_names, read_target, target_of
 from tconv_mmaction.interpret.comparison.comparison_log import (
     RowLog,
     check_run,
@@ -45,7 +47,6 @@ from tconv_mmaction.interpret.comparison.comparison_log import (
 from tconv_mmaction.interpret.comparison.comparison_report import draw_histograms, tables
 from tconv_mmaction.interpret.comparison.model_comparison import (
     BLOB_MEASURES,
-    TARGETS,
     Settings,
     clip_means,
     compare,
@@ -55,6 +56,7 @@ from tconv_mmaction.interpret.comparison.model_comparison import (
     work_units,
 )
 from tconv_mmaction.utils import atomic_write_text
+from tconv_mmaction.utils.distinct_names import distinct_names
 
 MISTAKES = (ValueError, TypeError, KeyError, IndexError, FileNotFoundError, ImportError, MemoryError)
 WAIT = 7 * 24 * 3600  # seconds that a process which is done waits for the others
@@ -78,17 +80,17 @@ class Model:
         seen = [cfg.get('model'), cfg.get('test_pipeline'), cfg.test_dataloader['dataset'], args.view]
         self.fingerprint = {'configuration (model, test data, pipeline, view)': text_hash(seen),
                             'checkpoint': checkpoint if '://' in checkpoint else file_hash(checkpoint),
-                            'list of videos': text_hash(self.videos), 'layer': self.layer}
+                            'list of videos': text_hash(self.videos), 'layer': self.layer,
+                            'blobs': 'of the maps of the layer as they are, not of copies for every frame'}
 
-    def _videos(self) -> List[Tuple[str, Optional[int]]]:
-        """Name, without folder and ending, and label of every clip."""
+    def _videos(self) -> List[Tuple[str, Tuple[int, ...]]]:
+        """Name, as short as tells them apart, and labels of every clip."""
         dataset = self.reader.dataset('test')
-        videos = []
+        paths = []
         for i in range(len(dataset)):
             info = dataset.get_data_info(i) if hasattr(dataset, 'get_data_info') else {}
-            path = info.get('filename') or info.get('frame_dir') or f'clip {i}'
-            label = info.get('label')
-            videos.append((Path(str(path)).stem, int(label) if isinstance(label, int) else None))
+            paths.append(str(info.get('filename') or info.get('frame_dir') or f'clip {i}'))
+        videos = list(zip(distinct_names(paths, suffix=False), self.reader.labels('test')))
         if not videos:
             raise ValueError(f'the test data set of {self.config} is empty.')
         return videos
@@ -120,7 +122,7 @@ def measure_safely(model: Model, clips: List[Tuple[int, Tensor, Optional[int]]],
         return [row for clip in clips for row in measure_safely(model, [clip], settings)]
 
 
-def measure_unit(model: Model, unit: range, settings: Settings) -> List[dict]:
+def measure_unit(model: Model, unit: Sequence[int], settings: Settings) -> List[dict]:
     rows, by_shape = [], {}
     for index in unit:
         try:
@@ -190,27 +192,31 @@ def sample_table(models: List[Model], rows: Dict[Tuple[int, int], dict], used: L
     return pd.DataFrame(table).astype({'label': 'Int64'})
 
 
-def report(models: List[Model], titles: List[str], rows: dict, samples: int, args, settings: Settings) -> int:
+def report(models: List[Model], titles: List[str], rows: dict, indices: Sequence[int], args, settings: Settings) -> int:
     """Tables, figure and summary of the rows that are there; the exit code."""
-    rows = {key: row for key, row in rows.items() if key[1] < samples}
+    samples, chosen = len(indices), set(indices)
+    rows = {key: row for key, row in rows.items() if key[1] in chosen}
     skipped = [dict(model=titles[key[0]], index=key[1], video=row['video'], reason=row['error'])
                for key, row in sorted(rows.items()) if 'error' in row]
     good = {key: row for key, row in rows.items() if 'error' not in row}
-    used = [i for i in range(samples) if all((model.number, i) in good for model in models)]
+    used = [i for i in sorted(chosen) if all((model.number, i) in good for model in models)]
     for item in skipped:
         print(f"skipped {item['video']} ({item['model']}): {item['reason']}", file=sys.stderr)
     if not used:
         print(f'error: none of the {samples} clips could be analysed by both models.', file=sys.stderr)
         return 2
     comparison = compare(*([good[model.number, i] for i in used] for model in models))
-    names = class_names(args.classes, models[0].network.cls_head.num_classes) if args.classes else None
-    text = tables(comparison, titles, names, args.target)
+    names = names_of(models, args)
+    text = tables(comparison, titles, names, settings.target)
+    if samples < len(models[0].videos):
+        text += (f'\n{samples} of {len(models[0].videos)} clips: as many of each class as can be, drawn with seed '
+                 f'{args.sample_seed}.\n')
     if skipped:
         text += f'\n{samples - len(used)} of {samples} clips were skipped; summary.json names them.\n'
     summary = dict(
         models=[dict(title=title, config=model.config, checkpoint=model.checkpoint, layer=model.layer,
                      checkpoint_sha256=model.fingerprint['checkpoint']) for title, model in zip(titles, models)],
-        settings=settings._asdict(), **comparison, skipped=skipped,
+        settings=settings._asdict(), sample=sorted(chosen), **comparison, skipped=skipped,
         versions=dict(tconv_mmaction=tconv_mmaction.__version__, mmaction2=mmaction.__version__,
                       torch=torch.__version__, opencv=cv2.__version__))
     atomic_write_text(args.out / 'samples.csv', sample_table(models, good, used, titles, settings.threshold)
@@ -243,26 +249,56 @@ def same_videos(models: List[Model]) -> int:
             what = f'{len(first)} and {len(second)} clips'
         else:
             i = next(i for i in range(len(first)) if first[i] != second[i])
-            what = f'clip {i} is {first[i]} of the first and {second[i]} of the second (name, label)'
+            what = f'clip {i} is {first[i]} of the first and {second[i]} of the second (name, labels)'
         raise ValueError(f'the two test data sets are not the same videos in the same order: {what}. Give both configs '
                          'the same list, for example --cfg-options test_dataloader.dataset.ann_file=LIST.')
     return len(first)
 
 
-def analyse(args: argparse.Namespace) -> int:
-    settings = Settings(args.target, args.iterations, args.lambda1, args.lambda2, args.threshold)
+def names_of(models: List[Model], args) -> List[str]:
+    """Names of the classes; ValueError if the two models have other ones."""
+    first, second = (model.reader.class_names(args.classes, 'test') for model in models)
+    if len(first) != len(second):
+        raise ValueError(f'the models have {len(first)} and {len(second)} classes: their scores are of other classes.')
+    unnamed = class_names(None, len(first))
+    if unnamed in (first, second):  # one of them knows its classes by number only
+        return second if first == unnamed else first
+    if first != second:
+        i = next(i for i in range(len(first)) if first[i] != second[i])
+        raise ValueError(f'class {i} is {first[i]!r} of the first model and {second[i]!r} of the second: their classes '
+                         'are not the same in the same order. If only the names differ, give --classes.')
+    return first
+
+
+def settings_of(models: List[Model], args) -> Settings:
+    """The settings, --target read: a word or the index of a class."""
+    names = names_of(models, args)
+    settings = Settings(read_target(args.target, names), args.iterations, args.lambda1, args.lambda2, args.threshold)
     settings.check()
+    if settings.target == 'label':
+        for _, labels in models[0].videos:
+            if len(labels) > 1:
+                target_of('label', labels, names)  # says which, and what to do
+    return settings
+
+
+def chosen_clips(models: List[Model], args) -> List[int]:
+    """Indices of all clips, or of a balanced sample, in the order of the work."""
     if args.max_samples is not None and args.max_samples < 1:
         raise ValueError(f'--max-samples must be at least 1, got {args.max_samples}.')
+    count = same_videos(models)
+    if args.max_samples is None or args.max_samples >= count:
+        return list(range(count))
+    return balanced_order([labels for _, labels in models[0].videos], args.sample_seed)[:args.max_samples]
+
+
+def analyse(args: argparse.Namespace) -> int:
     titles = titles_of(args)
     models = [Model(0, args.config1, args.checkpoint1, args.layer1, args),
               Model(1, args.config2, args.checkpoint2, args.layer2, args)]
-    samples = same_videos(models)
-    if args.max_samples:
-        samples = min(samples, args.max_samples)
-    if args.classes:
-        class_names(args.classes, models[0].network.cls_head.num_classes)  # a wrong file is said now, not at the end
-    units = work_units(samples, args.chunk_size)
+    indices = chosen_clips(models, args)
+    settings = settings_of(models, args)
+    units = work_units(indices, args.chunk_size)
     fingerprint = {f'setting {name}': value for name, value in settings._asdict().items()}
     fingerprint.update({f"model {model.number + 1}'s {name}": value for model in models
                         for name, value in model.fingerprint.items()})
@@ -277,8 +313,8 @@ def analyse(args: argparse.Namespace) -> int:
     if is_main_process():
         for title, model in zip(titles, models):
             print(f'{title}: Grad-CAM of {model.layer}')
-        here = sum(key[1] < samples for key in done)
-        print(f'{samples} clips, {here} of {len(models) * samples} rows are there'
+        here = sum(key[1] in indices for key in done)
+        print(f'{len(indices)} clips, {here} of {len(models) * len(indices)} rows are there'
               + (f'; {broken} line(s) of an interrupted run were cut off and are made again' if broken else ''),
               flush=True)
     progress = Progress(sum(len(unit) for _, unit in todo), processes)
@@ -286,7 +322,7 @@ def analyse(args: argparse.Namespace) -> int:
         log.append(measure_unit(models[number], unit, settings))
         progress(len(unit))
     barrier()
-    code = [report(models, titles, read_rows(args.out)[0], samples, args, settings) if is_main_process() else None]
+    code = [report(models, titles, read_rows(args.out)[0], indices, args, settings) if is_main_process() else None]
     broadcast_object_list(code, src=0)  # also keeps the others alive until the files are written
     return code[0]
 
@@ -299,13 +335,16 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, required=True, help='folder for the rows and results')
     parser.add_argument('--names', nargs=2, metavar=('NAME1', 'NAME2'),
                         help="of the models in tables and figure (default: the configs')")
-    parser.add_argument('--classes', help='file with one class name per line, for Table 2')
-    parser.add_argument('--target', choices=TARGETS, default='prediction',
-                        help="the class whose score is explained (default: each model's prediction)")
+    parser.add_argument('--classes', help='file with one class name per line (default: the names that the data set or '
+                        'the checkpoint has)')
+    parser.add_argument('--target', default='prediction', help="the class whose score is explained: its name or index, "
+                        "'label', or 'prediction': of each model its own (default)")
     for number in (1, 2):
         parser.add_argument(f'--layer{number}', help=f'layer of model {number} for Grad-CAM. Default: the last cell of '
                             'a C-LSTM; else the last layer of the backbone with a map (Mixed_5c, layer4, ...)')
-    parser.add_argument('--max-samples', type=int, help='only the first so many clips')
+    parser.add_argument('--max-samples', type=int, help='only so many clips: as many of each class as can be, drawn at '
+                        'random')
+    parser.add_argument('--sample-seed', type=int, default=0, help='of that draw (default 0)')
     parser.add_argument('--view', type=int, help='which crop or clip, of several (default: the middle one)')
     parser.add_argument('--iterations', type=int, default=300, help='of the mask search, at most (default 300)')
     parser.add_argument('--lambda1', type=float, default=0.01, help='weight of the mask length (default 0.01)')

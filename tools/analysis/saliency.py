@@ -78,7 +78,7 @@ def analyse(args) -> int:
 
     def work(name, clip):
         with frozen(model), torch.no_grad():
-            target = int(choose_target(score_fn(clip.inputs), clip_tool.target_of(args.target, clip))[0])
+            target = int(choose_target(score_fn(clip.inputs), loop.target_of(clip))[0])
         numbers = dict(saliency=saliency(model, clip.inputs, target)[0].cpu().numpy(), target=target)
         shown = heat(numbers['saliency'])
         write_image(args.out / f'{name}.png', strip([clip.frames, shown]))

@@ -24,7 +24,6 @@ from tconv_mmaction.interpret import (
     save_figure,
     summarize,
 )
-from tconv_mmaction.interpret.access.clips import class_names
 from tconv_mmaction.interpret.pictures.rendering import beside, strip, with_timeline, write_clip
 from tconv_mmaction.interpret.temporal_mask import TemporalMask, freeze_frames
 from tconv_mmaction.utils import atomic_open, atomic_write_text
@@ -61,12 +60,12 @@ def draw(clip, frozen: np.ndarray, found: TemporalMask, title: str) -> Figure:
 def analyse(args) -> int:
     model, reader = clip_tool.open_model(args)
     loop = clip_tool.ClipLoop(reader, args)
-    names = class_names(args.classes, model.cls_head.num_classes)
+    names = loop.names
     score_fn = RecognizerScores(model)
     rows, masks, losses = [], {}, {}
 
     def work(name, clip):
-        found = find_temporal_mask(score_fn, clip.inputs, clip_tool.target_of(args.target, clip), lambda1=args.lambda1,
+        found = find_temporal_mask(score_fn, clip.inputs, loop.target_of(clip), lambda1=args.lambda1,
                                    lambda2=args.lambda2, iterations=args.iterations, threshold=args.threshold,
                                    chunk_size=args.chunk_size)
         mask, target = found.mask[0].cpu().numpy(), int(found.target[0])

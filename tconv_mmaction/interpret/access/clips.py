@@ -4,7 +4,7 @@ A video goes through the config's own test pipeline and data preprocessor, as in
 cut several views (crops, clips) out of a video give one of them, by default the one in the middle.
 """
 import os
-from typing import Dict, List, NamedTuple, Optional, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from ...utils.config_file import read_config
-from ...utils.text_files import read_lines
 from .adapters import RecognizerScores
+from .targets import class_names, labels_of
+
+__all__ = ['Clip', 'ClipReader', 'class_names', 'load_recognizer']
 
 VIDEO_KEYS = dict(label=-1, start_index=0, modality='RGB')
 
@@ -28,12 +30,19 @@ class Clip(NamedTuple):
     name: str
     inputs: Tensor  # (1, C, T, H, W) on the model's device, normalised: what the methods take
     frames: np.ndarray  # (T, H, W, 3) uint8 RGB: what the network saw, to look at
-    label: Optional[int]  # None where the video has none
+    label: Optional[int]  # None where the video has none, or several
+    labels: Tuple[int, ...] = ()  # all of them
+
+    @property
+    def classes(self) -> Tuple[int, ...]:
+        """All labels, also of a clip that was made with ``label`` only."""
+        return self.labels or (() if self.label is None else (self.label, ))
 
 
 def load_recognizer(config: str, checkpoint: str, device: Union[str, torch.device] = 'cpu',
                     options: Optional[Dict] = None) -> nn.Module:
-    """A recognizer in eval mode, with its config as ``model.cfg``.
+    """A recognizer in eval mode, with its config as ``model.cfg`` and what the checkpoint says of its data set
+    (``classes``, if the data set knew them) as ``model.dataset_meta``.
 
     Raises:
         FileNotFoundError: if the config or the checkpoint file is not there.
@@ -48,10 +57,12 @@ def load_recognizer(config: str, checkpoint: str, device: Union[str, torch.devic
     model = init_recognizer(cfg, None, 'cpu')
     RecognizerScores(model)  # says early if it is of another kind
     try:
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+        stored = load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     except RuntimeError as error:
         raise ValueError(f'{checkpoint} does not hold the weights of the model in {config}: {error}. Give the config '
                          'it was trained with (work_dirs/NAME/NAME.py).') from error
+    meta = stored.get('meta') if isinstance(stored, dict) else None
+    model.dataset_meta = (meta.get('dataset_meta') if isinstance(meta, dict) else None) or {}
     return model.to(device).eval()
 
 
@@ -133,7 +144,7 @@ class ClipReader:
             raise ValueError(f'the test pipeline cannot read {path}: {type(error).__name__}: {error}') from error
         if data is None:
             raise ValueError(f'the test pipeline drops {path}.')
-        return self._clip(os.path.splitext(os.path.basename(path))[0], data, None, _segments(self._pipeline))
+        return self._clip(os.path.splitext(os.path.basename(path))[0], data, (), _segments(self._pipeline))
 
     def dataset(self, split: str) -> object:
         """The data set of ``{split}_dataloader`` in the config."""
@@ -148,11 +159,31 @@ class ClipReader:
         """One view of a data set's entry, with its label."""
         dataset = self.dataset(split)
         data = dataset[index]
-        label = getattr(data['data_samples'], 'gt_label', None)
-        label = int(label) if label is not None and torch.as_tensor(label).numel() == 1 and int(label) >= 0 else None
-        return self._clip(f'{split}_{index:05d}', data, label, _segments(getattr(dataset, 'pipeline', None)))
+        labels = labels_of(getattr(data['data_samples'], 'gt_label', None), self.model.cls_head.num_classes)
+        return self._clip(f'{split}_{index:05d}', data, labels, _segments(getattr(dataset, 'pipeline', None)))
 
-    def _clip(self, name: str, data: dict, label: Optional[int], segments: Optional[int]) -> Clip:
+    def labels(self, split: str) -> List[Tuple[int, ...]]:
+        """The classes of every entry of a data set, from its list: no clip is read. () where it does not say."""
+        dataset = self.dataset(split)
+        info = getattr(dataset, 'get_data_info', None)
+        if info is None:
+            return [()] * len(dataset)
+        classes = self.model.cls_head.num_classes
+        return [labels_of(info(i).get('label'), classes) for i in range(len(dataset))]
+
+    def class_names(self, path: Optional[str] = None, split: Optional[str] = None) -> List[str]:
+        """Names of the model's classes: of a file with one per line, else of the data set that clips are taken of,
+        else of the checkpoint, else 'class 0', 'class 1', ...
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it has another number of lines or is no UTF-8 text.
+        """
+        known = getattr(self.dataset(split), 'metainfo', {}).get('classes') if split and path is None else None
+        known = known or getattr(self.model, 'dataset_meta', {}).get('classes')
+        return class_names(path, self.model.cls_head.num_classes, known)
+
+    def _clip(self, name: str, data: dict, labels: Sequence[int], segments: Optional[int]) -> Clip:
         preprocessor = self.model.data_preprocessor
         two_dimensional = isinstance(self.model, Recognizer2D)
         raw = data['inputs']
@@ -166,19 +197,5 @@ class ClipReader:
             raise ValueError(f'{name} has {len(views)} view(s) (0 to {len(views) - 1}), there is no view {index}.')
         frames = _displayed(raw_views[index], getattr(preprocessor, 'to_rgb', False))
         device = next(self.model.parameters()).device
-        return Clip(name, views[index:index + 1].to(device), frames, label)
-
-
-def class_names(path: Optional[str], classes: int) -> List[str]:
-    """Names of the classes, one per line of a file; 'class 0', ... without a file.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it has another number of lines or is no UTF-8 text.
-    """
-    if path is None:
-        return [f'class {i}' for i in range(classes)]
-    names = [line.strip() for line in read_lines(path) if line.strip()]
-    if len(names) != classes:
-        raise ValueError(f'{path} has {len(names)} names, the model {classes} classes.')
-    return names
+        return Clip(name, views[index:index + 1].to(device), frames, labels[0] if len(labels) == 1 else None,
+                    tuple(labels))

@@ -5,6 +5,9 @@ and does not print its settings. Ours, in ``detector_parameters``: the maps are 
 clip (negative values are 0), so that a weak frame of a clip counts as weak; bright blobs, at thresholds 50, 60, ...,
 250; every area from 9 pixels to the whole frame, and no filter on shape (circularity, convexity, inertia): the maps
 decide what a blob looks like. Two blobs closer than 10 pixels are one (OpenCV's default).
+
+A map counts once: blobs are looked for in the maps of the layer's own time steps, enlarged to the size of a frame
+(:func:`maps_at_frame_size`). Brought to the clip's frames, one map of a layer with T' = 1 would be as many equal ones.
 """
 from typing import List, NamedTuple
 
@@ -13,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..grad_cam import normalise_maps
+from ..grad_cam import normalise_maps, upsample_maps
 
 MIN_AREA = 9  # pixels
 
@@ -29,14 +32,19 @@ def detector_parameters(height: int, width: int) -> 'cv2.SimpleBlobDetector_Para
     return parameters
 
 
+def maps_at_frame_size(maps: Tensor, height: int, width: int) -> Tensor:
+    """Maps (N, T', H', W') at the clip's height and width: (N, T', H, W), what :func:`blob_metrics` takes per clip."""
+    return upsample_maps(maps, (maps.size(1), height, width))
+
+
 def detect_blobs(maps: Tensor) -> List[np.ndarray]:
-    """Blobs of each frame of ONE clip.
+    """Blobs of each map of ONE clip.
 
     Args:
-        maps: (T, H, W), Grad-CAM at the resolution of the clip (``upsample_maps``): sizes are in its pixels.
+        maps: (T', H, W), Grad-CAM at the height and width of the clip: sizes are in its pixels.
 
     Returns:
-        T arrays (blobs, 3): x and y of the centre, diameter; pixels. A frame without blobs has (0, 3).
+        T' arrays (blobs, 3): x and y of the centre, diameter; pixels. A map without blobs has (0, 3).
 
     Raises:
         ValueError: if the maps are not (T, H, W), or hold NaN or infinity.
@@ -53,13 +61,13 @@ def detect_blobs(maps: Tensor) -> List[np.ndarray]:
 
 class BlobMetrics(NamedTuple):
     """The three columns of Table 3, before averaging."""
-    counts: np.ndarray  # (frames,) blobs per frame
+    counts: np.ndarray  # (maps,) blobs per map
     sizes: np.ndarray  # (blobs,) diameter in pixels
     distances: np.ndarray  # (blobs,) from the centre of the frame, pixels
 
 
 def blob_metrics(maps: Tensor) -> BlobMetrics:
-    """Counts, sizes and centre distances of one clip's maps (T, H, W); concatenate them over clips."""
+    """Counts, sizes and centre distances of one clip's maps (T', H, W); concatenate them over clips."""
     blobs = detect_blobs(maps)
     centre = np.array([(maps.shape[2] - 1) / 2, (maps.shape[1] - 1) / 2])
     together = np.concatenate(blobs) if blobs else np.zeros((0, 3))

@@ -3,7 +3,7 @@
 Everything is drawn from what :func:`.model_comparison.compare` returns.
 """
 import html
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Union
 
 from matplotlib.figure import Figure
 
@@ -12,7 +12,7 @@ from .model_comparison import BLOB_MEASURES, MASK_MEASURES, MEASURES
 
 TITLES = dict(blob_count='Blob count', blob_size='Blob size', centre_distance='Centre distance',
               mask_length='Mask length', drop_ratio='Drop ratio', drop_difference='Drop difference')
-UNITS = dict(blob_count='blobs per frame', blob_size='diameter (px)', centre_distance='px', mask_length='frames',
+UNITS = dict(blob_count='blobs per map', blob_size='diameter (px)', centre_distance='px', mask_length='frames',
              drop_ratio='(OS - FS) / (OS - RS)', drop_difference='RS - FS')
 COLOURS = ('#e6781e', '#2f6db3')  # orange and blue: told apart by every eye, and in grey
 
@@ -26,11 +26,17 @@ def _cell(text: str) -> str:
     return html.escape(' '.join(str(text).split()), quote=False).replace('\\', '\\\\').replace('|', '\\|')
 
 
+def _statistic(found: dict) -> str:
+    if not found['count']:
+        return 'no values'
+    return f"{_number(found['mean'])} ± {_number(found['std'])} (n = {found['count']})"
+
+
 def _statistics(comparison: dict, titles: Sequence[str], names: Sequence[str]) -> str:
     cells = []
     for i, title in enumerate(titles):
         found = [comparison['measures'][name]['models'][i] for name in names]
-        cells.append([title, *(f"{_number(s['mean'])} ± {_number(s['std'])} (n = {s['count']})" for s in found)])
+        cells.append([title, *map(_statistic, found)])
     return markdown_table(['Model', *(TITLES[name] for name in names)], cells)
 
 
@@ -41,16 +47,21 @@ def _test_cell(test: dict) -> str:
 
 
 def tables(comparison: dict, titles: Sequence[str], class_names: Optional[Sequence[str]] = None,
-           target: str = 'prediction') -> str:
+           target: Union[str, int] = 'prediction') -> str:
     """Markdown with Table 2 (where there are labels), Tables 3 and 4 and the t-tests.
 
     Args:
         comparison: of :func:`.model_comparison.compare`.
         titles: names of the two models.
         class_names: one per class; 'class 0', ... by default.
-        target: whose class the scores are of, for the caption.
+        target: whose class the scores are of, for the caption: 'prediction', 'label' or the index of a class.
     """
     lines, titles = [], [_cell(title) for title in titles]
+    explained = f'the class of the {target}' if isinstance(target, str) else (
+        f'the class {_cell(class_names[target])}' if class_names else f'class {target}')
+    silent = [f"For {count} of {comparison['clips']} clips nothing in the layer of {title} speaks for the class: the "
+              'maps are nowhere positive and have no blob.'
+              for title, count in zip(titles, comparison['silent']) if count]
     if comparison['f1'] is not None:
         found = comparison['f1']
         classes = sorted({int(c) for scores in found for c in scores['classes']})
@@ -60,22 +71,25 @@ def tables(comparison: dict, titles: Sequence[str], class_names: Optional[Sequen
             cells.append([name, *(_number(scores['classes'].get(str(c))) for scores in found)])
         cells.append(['mean F1', *(_number(scores['mean']) for scores in found)])
         cells.append(['accuracy', *(_number(value) for value in comparison['accuracy'])])
-        lines += ['Table 2: F1 per class and model, of the view of each clip that was analysed.', '',
+        lines += ['Table 2: F1 per class and model, of the view of each clip that was analysed; the classes are those '
+                  'that these clips have.', '',
                   markdown_table(['Class', *titles], cells), '']
-    lines += [f"Table 3: Grad-CAM maps of {comparison['clips']} clips, for the class of the {target}. Blobs per frame; "
-              'size (diameter) and distance from the centre of the frame per blob, in pixels of the input.', '',
+    per_clip = [f"{title} {maps / comparison['clips']:g}" for title, maps in zip(titles, comparison['maps'])]
+    lines += [f"Table 3: Grad-CAM maps of {comparison['clips']} clips, for {explained}. Blobs per map; size (diameter) "
+              'and distance from the centre of the frame per blob, in pixels of the input. A map is that of one time '
+              f'step of the layer; per clip: {", ".join(per_clip)}.', *silent, '',
               _statistics(comparison, titles, BLOB_MEASURES), '',
               f"Table 4: temporal masks of {comparison['clips']} clips. Mask length in frames; the drop ratio is of "
               'the clips with OS - RS > 0.001 and OS - FS > 0.001.', '',
               _statistics(comparison, titles, MASK_MEASURES), '',
-              "Welch's t-test of the difference of the means (unequal variances, two-sided). Over all values as in "
-              'Tables 3 and 4; frames and blobs of one clip are alike, so for the first three the test over one mean '
-              'per clip is the one to believe.', '']
+              "Welch's t-test of the difference of the means (unequal variances, two-sided), over one mean per clip; "
+              'and over all values as in Tables 3 and 4, which takes the maps and blobs of one clip for independent '
+              'and is too sure of itself.', '']
     cells = []
     for name in MEASURES:
         found = comparison['measures'][name]
-        cells.append([TITLES[name], _test_cell(found['welch']), _test_cell(found['welch_clips'])])
-    lines.append(markdown_table(['Measure', 'over all values', 'over clips'], cells))
+        cells.append([TITLES[name], _test_cell(found['welch_clips']), _test_cell(found['welch'])])
+    lines.append(markdown_table(['Measure', 'over clips', 'over all values'], cells))
     return '\n'.join(lines) + '\n'
 
 

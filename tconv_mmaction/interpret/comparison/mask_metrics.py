@@ -57,7 +57,7 @@ class Summary(NamedTuple):
     count: int
 
     def __str__(self) -> str:
-        return f'{self.mean:.4g} ± {self.std:.4g} (n = {self.count})'
+        return f'{self.mean:.4g} ± {self.std:.4g} (n = {self.count})' if self.count else 'no values (n = 0)'
 
 
 def summarize(values, ddof: int = 0) -> Summary:

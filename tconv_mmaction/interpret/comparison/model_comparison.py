@@ -7,7 +7,8 @@ its temporal mask, and blobs those of the Grad-CAM map of each frame:
 ================  =======================  ==========================================================================
 measure           one value per            what it is
 ================  =======================  ==========================================================================
-blob_count        frame of the clip        blobs in the frame's map
+blob_count        map: a time step of the  blobs in the map
+                  layer
 blob_size         blob                     diameter, pixels of the network's input
 centre_distance   blob                     from the centre of the frame, pixels of the network's input
 mask_length       clip                     frames of the mask above the threshold
@@ -16,12 +17,12 @@ drop_ratio        clip that is not left    (OS - FS) / (OS - RS); left out if OS
 drop_difference   clip                     (OS - FS) - (OS - RS) = RS - FS
 ================  =======================  ==========================================================================
 
-Mean and standard deviation (divisor n) are over all values of a model; Welch's t-test compares the two means. Frames
-and blobs of one clip are alike, so a test that takes them for independent is too sure of itself: the test over one
-mean per clip stands beside it.
+Mean and standard deviation (divisor n) are over all values of a model; Welch's t-test compares the two means. Maps and
+blobs of one clip are alike, so a test that takes them for independent is too sure of itself: the test over one mean
+per clip comes first.
 """
 import warnings
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -32,9 +33,9 @@ from ...layers.conv_lstm2d import ConvLSTM2d
 from ..access.adapters import as_score_function
 from ..access.default_layer import last_map_layer
 from ..access.modules import find_layer, frozen
-from ..grad_cam import grad_cam, upsample_maps
+from ..grad_cam import grad_cam, nothing_speaks
 from ..temporal_mask import find_temporal_mask
-from .blob_metrics import blob_metrics
+from .blob_metrics import blob_metrics, maps_at_frame_size
 from .mask_metrics import drop_difference, drop_ratio, mask_length, summarize, welch_test
 
 BLOB_MEASURES = ('blob_count', 'blob_size', 'centre_distance')
@@ -45,7 +46,7 @@ TARGETS = ('prediction', 'label')
 
 class Settings(NamedTuple):
     """What is computed; two runs with the same settings can be put together."""
-    target: str = 'prediction'  # or 'label'
+    target: Union[str, int] = 'prediction'  # or 'label', or a class of all clips
     iterations: int = 300
     lambda1: float = 0.01
     lambda2: float = 0.02
@@ -54,8 +55,8 @@ class Settings(NamedTuple):
 
     def check(self) -> None:
         """ValueError for a setting that no clip could be measured with."""
-        if self.target not in TARGETS:
-            raise ValueError(f'target must be one of {TARGETS}, got {self.target!r}.')
+        if self.target not in TARGETS and not isinstance(self.target, int):
+            raise ValueError(f'target must be one of {TARGETS} or the index of a class, got {self.target!r}.')
         if self.iterations < 1:
             raise ValueError(f'iterations must be at least 1, got {self.iterations}.')
 
@@ -94,7 +95,8 @@ def measure_clips(model: nn.Module, clips: Tensor, labels: Sequence[Optional[int
 
     Returns:
         One dict per clip: label, prediction, target, original, freeze, reverse (scores), mask (T values), mask_length,
-        iterations, blobs (per frame a list of [diameter, distance from the centre]), size [T, H, W].
+        iterations, blobs (per map a list of [diameter, distance from the centre]), silent (whether the maps are nowhere
+        positive), size [T, H, W].
 
     Raises:
         ValueError: if ``settings.target`` is 'label' and a clip has none, and whatever the methods raise.
@@ -109,22 +111,24 @@ def measure_clips(model: nn.Module, clips: Tensor, labels: Sequence[Optional[int
             raise ValueError(f"target 'label' needs a label for every clip; clip(s) {missing} have none.")
         target = torch.as_tensor(list(labels), device=clips.device)
     else:
-        target = prediction
+        target = prediction if settings.target == 'prediction' else torch.full_like(prediction, settings.target)
     found = find_temporal_mask(score_fn, clips, target, settings.lambda1, settings.lambda2,
                                iterations=settings.iterations, threshold=settings.threshold, chunk_size=len(clips),
                                model=model)
-    maps = upsample_maps(grad_cam(model, clips, target, layer, settings.weights), clips.shape[2:])
+    maps = grad_cam(model, clips, target, layer, settings.weights)
+    silent = nothing_speaks(maps).tolist()
+    maps = maps_at_frame_size(maps, *clips.shape[3:])
     masks = found.mask.cpu().numpy()
     rows = []
     for i, label in enumerate(labels):
         blobs = blob_metrics(maps[i])
         values = np.stack([blobs.sizes, blobs.distances], 1)
-        per_frame = np.split(values, np.cumsum(blobs.counts)[:-1])
+        per_map = np.split(values, np.cumsum(blobs.counts)[:-1])
         rows.append(dict(
             label=label, prediction=int(prediction[i]), target=int(target[i]), original=float(found.original[i]),
             freeze=float(found.freeze[i]), reverse=float(found.reverse[i]), mask=masks[i].tolist(),
             mask_length=int(mask_length(masks[i:i + 1], settings.threshold)[0]), iterations=int(found.iterations[i]),
-            blobs=[frame.tolist() for frame in per_frame], size=list(clips.shape[2:])))
+            blobs=[found.tolist() for found in per_map], silent=silent[i], size=list(clips.shape[2:])))
     return rows
 
 
@@ -133,11 +137,11 @@ def measure_clips(model: nn.Module, clips: Tensor, labels: Sequence[Optional[int
 
 def measures(rows: Sequence[dict]) -> Dict[str, np.ndarray]:
     """All values of each measure, in the order of the rows of :func:`measure_clips`."""
-    blobs = np.array([blob for row in rows for frame in row['blobs'] for blob in frame], dtype=np.float64)
+    blobs = np.array([blob for row in rows for found in row['blobs'] for blob in found], dtype=np.float64)
     blobs = blobs.reshape(-1, 2)
     scores = [np.array([row[key] for row in rows], dtype=np.float64) for key in ('original', 'freeze', 'reverse')]
     return {
-        'blob_count': np.array([len(frame) for row in rows for frame in row['blobs']], dtype=np.float64),
+        'blob_count': np.array([len(found) for row in rows for found in row['blobs']], dtype=np.float64),
         'blob_size': blobs[:, 0],
         'centre_distance': blobs[:, 1],
         'mask_length': np.array([row['mask_length'] for row in rows], dtype=np.float64),
@@ -156,12 +160,16 @@ def clip_means(rows: Sequence[dict]) -> Dict[str, np.ndarray]:
 
 
 def class_f1(rows: Sequence[dict]) -> Dict[int, float]:
-    """F1 of every class among labels and predictions (Table 2); of the rows that have a label."""
+    """F1 of every class that a clip has (Table 2); of the rows that have a label.
+
+    A class that is only predicted is none of them: its F1 would be 0 for the model that predicts it and undefined for
+    another, so that two models would have means over different classes. Such a prediction still counts as a miss.
+    """
     pairs = [(row['label'], row['prediction']) for row in rows if row['label'] is not None]
     if not pairs:
         return {}
     labels, predictions = zip(*pairs)
-    classes = sorted({*labels, *predictions})
+    classes = sorted(set(labels))
     values = f1_score(labels, predictions, labels=classes, average=None, zero_division=0)
     return dict(zip(classes, values.tolist()))
 
@@ -212,8 +220,10 @@ def compare(first: Sequence[dict], second: Sequence[dict]) -> dict:
         dict with
 
         * ``clips``: how many;
-        * ``measures``: per measure ``models`` (mean, std, count of both), ``welch`` (t, p, degrees_of_freedom over all
-          values, or a note why there is no test), ``welch_clips`` (the same over one mean per clip) and ``histogram``;
+        * ``measures``: per measure ``models`` (mean, std, count of both), ``welch_clips`` (t, p, degrees_of_freedom
+          over one mean per clip, or a note why there is no test), ``welch`` (the same over all values) and
+          ``histogram``;
+        * ``silent``: of how many clips each model's maps are nowhere positive; ``maps``: how many maps each has;
         * ``f1``: per model {class: F1} and its mean, ``accuracy`` per model; None without labels.
 
     Raises:
@@ -228,13 +238,14 @@ def compare(first: Sequence[dict], second: Sequence[dict]) -> dict:
         found = [model[name] for model in means]
         table[name] = dict(
             models=[_plain(summarize(model[name])._asdict()) for model in values],
-            welch=_plain(_test(*(model[name] for model in values))),
             welch_clips=_plain(_test(*(v[np.isfinite(v)] for v in found))),
+            welch=_plain(_test(*(model[name] for model in values))),
             histogram=histogram(name, [model[name] for model in values]))
     f1 = [class_f1(rows) for rows in pair]
     labelled = [[row for row in rows if row['label'] is not None] for rows in pair]
     return dict(
-        clips=len(first), measures=table,
+        clips=len(first), measures=table, silent=[sum(bool(row.get('silent')) for row in rows) for rows in pair],
+        maps=[sum(len(row['blobs']) for row in rows) for rows in pair],
         f1=[dict(classes={str(k): v for k, v in scores.items()}, mean=float(np.mean(list(scores.values()))))
             for scores in f1] if all(f1) else None,
         accuracy=[float(np.mean([row['label'] == row['prediction'] for row in rows])) for rows in labelled]
@@ -250,15 +261,15 @@ def _plain(record: dict) -> dict:
 # -- dealing the work --------------------------------------------------------------------------------------------------
 
 
-def work_units(samples: int, chunk_size: int) -> List[range]:
+def work_units(indices: Sequence[int], chunk_size: int) -> List[Sequence[int]]:
     """Clips searched side by side. They do not depend on the number of processes, so neither do the results."""
     if chunk_size < 1:
         raise ValueError(f'chunk_size must be at least 1, got {chunk_size}.')
-    return [range(start, min(start + chunk_size, samples)) for start in range(0, samples, chunk_size)]
+    return [indices[start:start + chunk_size] for start in range(0, len(indices), chunk_size)]
 
 
-def open_units(units: Sequence[range], done: Dict[Tuple[int, int], dict], models: int = 2, rank: int = 0,
-               world_size: int = 1) -> List[Tuple[int, range]]:
+def open_units(units: Sequence[Sequence[int]], done: Dict[Tuple[int, int], dict], models: int = 2, rank: int = 0,
+               world_size: int = 1) -> List[Tuple[int, Sequence[int]]]:
     """The (model, unit) pairs with a clip that is not done, this process's share of them.
 
     Units are dealt round and round, with both models of a unit to one process: models differ in speed.

@@ -241,7 +241,7 @@ def test_wrong_arguments_are_one_line(project, tool, tmp_path, capsys):
             ((project / 'three.py', project / 'two.pth', project / 'a.mp4'), 'does not hold the weights'),
             ((project / 'three.py', project / 'no.pth', project / 'a.mp4'), 'there is no checkpoint'),
             ((project / 'no.py', project / 'three.pth', project / 'a.mp4'), 'no.py'),
-            ((*three, project / 'a.mp4', '--target', 'best'), "'label' or 'prediction', got 'best'"),
+            ((*three, project / 'a.mp4', '--target', 'best'), "'best' is no class: neither a name, nor an index"),
             ((*three, project / 'a.mp4', '--target', '7'), 'outside the 3 classes')):
         assert tool('grad_cam', *arguments, '--out', tmp_path) == 2
         assert message in capsys.readouterr().err

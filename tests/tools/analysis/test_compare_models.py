@@ -20,6 +20,7 @@ from tconv_mmaction.interpret import (
     grad_cam,
     upsample_maps,
 )
+from tconv_mmaction.interpret.access.balanced import balanced_order
 from tconv_mmaction.interpret.access.clips import ClipReader, load_recognizer
 from tconv_mmaction.interpret.comparison.comparison_log import RowLog, check_run, read_rows, start_run, text_hash
 from tconv_mmaction.interpret.comparison.comparison_report import draw_histograms, tables
@@ -102,6 +103,48 @@ def test_comparison_by_hand():
         compare(FIRST, SECOND[:2])
 
 
+def test_f1_is_over_the_same_classes_for_both_models():
+    """The second model also predicts class 2, which no clip has: a miss of class 1, and no class of its own."""
+    first = [row(.9, .1, .5, 4, [[]], label, prediction) for label, prediction in ((0, 0), (1, 1), (1, 0), (1, 1))]
+    second = [row(.9, .1, .5, 4, [[]], label, prediction) for label, prediction in ((0, 0), (1, 2), (1, 1), (1, 1))]
+    found = compare(first, second)
+    assert [list(scores['classes']) for scores in found['f1']] == [['0', '1'], ['0', '1']]
+    # first: class 0 TP 1, FP 1; class 1 TP 2, FN 1. second: class 0 TP 1; class 1 TP 2, FN 1
+    assert [scores['classes'] for scores in found['f1']] == [
+        pytest.approx({'0': 2 / 3, '1': 4 / 5}), pytest.approx({'0': 1, '1': 4 / 5})]
+    assert [scores['mean'] for scores in found['f1']] == pytest.approx([(2 / 3 + 4 / 5) / 2, .9])
+    text = tables(found, ['a', 'b'])
+    assert '| class 1 | 0.8 | 0.8 |' in text and 'class 2' not in text
+
+
+def test_copies_of_a_map_are_no_clips_and_the_test_over_clips_is_first():
+    """Two clips of one map each: two values, not sixteen, whatever the frames; and what is said about p."""
+    def clip(size, distance):
+        return row(.9, .1, .5, 4, [[[size, distance]]])
+
+    first, second = [clip(10., 3.), clip(11., 5.)], [clip(20., 4.), clip(24., 8.)]
+    found = compare(first, second)
+    size = found['measures']['blob_size']
+    assert [model['count'] for model in size['models']] == [2, 2] and found['maps'] == [2, 2]
+    reference = stats.ttest_ind([10, 11], [20, 24], equal_var=False)
+    assert size['welch']['p'] == size['welch_clips']['p'] == pytest.approx(reference.pvalue)
+    copies = compare([dict(r, blobs=r['blobs'] * 8) for r in first], [dict(r, blobs=r['blobs'] * 8) for r in second])
+    assert copies['measures']['blob_size']['welch']['p'] < 1e-8  # what sixteen copies would have said
+    assert copies['measures']['blob_size']['welch_clips']['p'] == pytest.approx(reference.pvalue)
+    assert list(size).index('welch_clips') < list(size).index('welch')
+    assert '| Measure | over clips | over all values |' in tables(found, ['a', 'b'])
+
+
+def test_maps_that_are_nowhere_positive_are_said():
+    silent = [dict(row(.9, .1, .5, 4, [[], []]), silent=True), dict(row(.8, .1, .5, 4, [[[5., 3.]], []]), silent=False)]
+    loud = [dict(row(.9, .1, .5, 4, [[[5., 3.]]]), silent=False)] * 2
+    found = compare(silent, loud)
+    assert found['silent'] == [1, 0] and found['maps'] == [4, 2]
+    text = tables(found, ['I3D', 'C-LSTM'], ['sit', 'stand'], 1)
+    assert 'For 1 of 2 clips nothing in the layer of I3D speaks for the class' in text
+    assert 'of C-LSTM speaks' not in text and 'for the class stand' in text and 'per clip: I3D 2, C-LSTM 1.' in text
+
+
 def test_no_test_is_made_up():
     same = [row(.9, .1, .5, 4, [[[10., 3.]]], label=None)] * 2
     found = compare(same, same)
@@ -114,7 +157,9 @@ def test_no_test_is_made_up():
     assert nothing['measures']['drop_ratio']['models'][0] == dict(mean=None, std=None, count=0)
     assert nothing['measures']['blob_size']['histogram']['edges'] == []
     json.dumps(nothing, allow_nan=False)
-    assert 'Table 2' not in tables(found, ['a', 'b']) and '– ± – (n = 0)' in tables(nothing, ['a', 'b'])
+    empty = tables(nothing, ['a', 'b'])
+    assert 'Table 2' not in tables(found, ['a', 'b']) and '| no values |' in empty and 'nan' not in empty
+    assert '± –' not in empty
     draw_histograms(nothing, ['a', 'b'])
     assert class_f1([]) == {}
 
@@ -163,11 +208,12 @@ def test_rows_are_what_the_methods_give(compared, components):
         assert [found['original'], found['freeze'], found['reverse']] == pytest.approx(
             [float(mask.original), float(mask.freeze), float(mask.reverse)], abs=1e-4)
         assert found['mask_length'] == (mask.mask > .1).sum()
-        blobs = blob_metrics(upsample_maps(grad_cam(model, clips[i:i + 1], i % 2, layer), (12, 32, 32))[0])
+        maps = grad_cam(model, clips[i:i + 1], i % 2, layer)  # two time steps
+        blobs = blob_metrics(upsample_maps(maps, (2, 32, 32))[0])
         assert [len(frame) for frame in found['blobs']] == blobs.counts.tolist()
         np.testing.assert_allclose(measures([found])['blob_size'], blobs.sizes, atol=1e-2)
         np.testing.assert_allclose(measures([found])['centre_distance'], blobs.distances, atol=1e-2)
-        assert found['size'] == [12, 32, 32] and found['target'] == i % 2
+        assert found['size'] == [12, 32, 32] and found['target'] == i % 2 and len(found['blobs']) == 2
         assert found['prediction'] == int(RecognizerScores(model)(clips[i:i + 1]).argmax())
     predicted = measure_clips(model, clips, [None] * 3, layer, Settings(iterations=1))
     assert [r['target'] for r in predicted] == [r['prediction'] for r in rows]
@@ -245,7 +291,7 @@ def test_another_run_is_refused(tmp_path):
 
 
 def test_dealing():
-    units = work_units(10, 4)
+    units = work_units(range(10), 4)
     assert [list(unit) for unit in units] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     everything = open_units(units, {})
     assert len(everything) == 6
@@ -255,7 +301,8 @@ def test_dealing():
     done = {(model, index): {} for model, index in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2)]}
     assert open_units(units[:1], done) == [(1, units[0])]  # of a unit that is done in part, all is made again
     with pytest.raises(ValueError, match='chunk_size must be at least 1'):
-        work_units(3, 0)
+        work_units(range(3), 0)
+    assert work_units([5, 2, 7], 2) == [[5, 2], [7]]  # of a sample
 
 
 # -- the tool ----------------------------------------------------------------------------------------------------------
@@ -288,7 +335,8 @@ def test_the_tool(compared_once, compared, components):
             if len(values):
                 assert statistic['mean'] == pytest.approx(values.mean())
                 assert statistic['std'] == pytest.approx(values.std(ddof=0))
-        assert summary['measures']['blob_count']['models'][i]['count'] == 9 * 12
+        # conv2 has two time steps for the twelve frames, the last cell twelve: maps are counted, not copies of them
+        assert summary['measures']['blob_count']['models'][i]['count'] == 9 * (2, 12)[i] == summary['maps'][i]
         assert summary['measures']['blob_count']['models'][i]['mean'] == pytest.approx(rows['blob_count'].mean())
     welch = stats.ttest_ind(*(table[table['model'] == title]['drop_difference'] for title in ('LeNet-3T', 'C-LSTM')),
                             equal_var=False)
@@ -344,8 +392,13 @@ def test_other_settings_are_refused_and_fewer_clips_are_enough(compared_once, co
     (copy / 'rows').mkdir(parents=True)
     for name in ('run.json', 'rows/rank0.jsonl'):
         (copy / name).write_bytes((out / name).read_bytes())
-    fewer = run(compared, copy, '--max-samples', '4')
-    assert fewer.returncode == 0 and json.loads((copy / 'summary.json').read_text())['clips'] == 4
+    fewer = run(compared, copy, '--max-samples', '4', '--sample-seed', '1')
+    labels = [(index % 2, ) for index in range(10)]
+    drawn = sorted(balanced_order(labels, seed=1)[:4])
+    summary = json.loads((copy / 'summary.json').read_text())
+    assert fewer.returncode == 0 and summary['clips'] == 4 and summary['sample'] == drawn
+    assert sorted(index % 2 for index in drawn) == [0, 0, 1, 1] and 6 not in drawn  # two of each class
+    assert '4 of 10 clips: as many of each class as can be, drawn with seed 1' in (copy / 'tables.md').read_text()
     assert Path(f'{copy}.notes').read_text().split() == ['a0', 'b0']  # nothing but the clip that shows the layer
 
 
@@ -358,6 +411,7 @@ def test_mistakes_are_one_line(compared, tmp_path):
             ((*models, '--max-samples', 0), '--max-samples must be at least 1'),
             ((*models, '--chunk-size', 0), 'chunk_size must be at least 1'),
             ((*models, '--names', 'a', 'a'), 'two different names'),
+            ((*models, '--target', 'wave'), "'wave' is no class: neither a name, nor an index"),
             ((models[0], models[3], *models[2:]), 'does not hold the weights'),
             ((models[0], compared / 'no.pth', *models[2:]), 'there is no checkpoint'),
             ((tmp_path / 'shorter.py', models[1], *models[2:]), '4 and 10 clips')):
