@@ -37,7 +37,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
                         help='override settings of the config: key=value pairs, lists as key="[a,b]"')
 
 
-def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
+TARGET = ("class that is explained: its name or index, 'label' (with --dataset or --labels) or 'prediction' (default)")
+
+
+def add_clip_arguments(parser: argparse.ArgumentParser, target: str = TARGET) -> None:
     """What chooses clips, names their classes and says which class is explained."""
     parser.add_argument('videos', nargs='*', help='video files, read by the test pipeline of the config')
     parser.add_argument('--dataset', choices=('train', 'val', 'test'), help="clips of the config's data set instead")
@@ -50,8 +53,7 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
                         'the checkpoint has)')
     parser.add_argument('--labels', metavar='LIST', help="true classes of video files: a list with lines 'video class' "
                         f"or the word '{FOLDER}', where each class has a folder")
-    parser.add_argument('--target', default='prediction', help="class that is explained: its name or index, 'label' "
-                        "(with --dataset or --labels) or 'prediction' (default)")
+    parser.add_argument('--target', default='prediction', help=target)
 
 
 def clip_parser(description: str) -> argparse.ArgumentParser:
@@ -108,9 +110,11 @@ def _entry(reader: ClipReader, split: str, index: int) -> Clip:
 
 def titles_of(pairs: Sequence[Tuple[str, str]]) -> List[str]:
     """The configs' names, or the checkpoints' where all are of one config, or as much of both as tells them apart."""
-    one_config = len({config for config, _ in pairs}) == 1
-    candidates = ([Path(config).stem for config, _ in pairs],
-                  [Path(checkpoint).stem for _, checkpoint in pairs] if one_config else [],
+    configs, checkpoints = ([pair[i] for pair in pairs] for i in (0, 1))
+    one_config = len(set(configs)) == 1 and len(set(checkpoints)) == len(pairs)
+    candidates = ([Path(config).stem for config in configs],
+                  distinct_names(checkpoints, suffix=False) if one_config else [],
+                  distinct_names(configs, suffix=False) if len(set(configs)) == len(pairs) else [],
                   [f'{Path(config).stem} {Path(checkpoint).stem}' for config, checkpoint in pairs],
                   [f'{Path(config).stem} {checkpoint}' for config, checkpoint in pairs])
     for titles in candidates:

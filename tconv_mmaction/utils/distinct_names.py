@@ -1,5 +1,6 @@
 """Names of files that tell them apart: as short as they can be."""
 import os
+from collections import Counter
 from pathlib import PurePath
 from typing import Dict, List, Sequence, Union
 
@@ -33,8 +34,8 @@ def distinct_names(paths: Sequence[Union[str, 'os.PathLike[str]']], suffix: bool
 def _apart(short: Dict[PurePath, str], longer, most: int) -> None:
     """Lengthen names that several paths have, at most so many times."""
     for depth in range(1, most + 1):
-        names = list(short.values())
-        equal = [path for path, name in short.items() if names.count(name) > 1]
+        counts = Counter(short.values())
+        equal = [path for path, name in short.items() if counts[name] > 1]
         if not equal:
             return
         short.update({path: longer(path, depth) for path in equal})

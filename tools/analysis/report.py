@@ -7,46 +7,29 @@
 Per clip, with a slider: the frames, Grad-CAM, the temporal mask with the scores of the clip as it is, frozen and
 reversed, the class scores and, for 3T models, the channels that the clip excites most, with saliency and motion path;
 with --fit also for plain 3D convolutions, read as the 3T kernels nearest to them (docs/fit.md).
+Several models explain one class of each clip, so that their maps can be compared: --target, or by default the true
+class where it is known (--dataset, --labels), else the one with the highest mean score. A single model explains its
+prediction.
 --out is a folder, for index.html, or the name of an .html file. A clip that a model cannot analyse is skipped with its
 reason on the page and on stderr. Exit code: 0 all done, 1 some skipped, 2 nothing done or wrong arguments.
 """
 import argparse
 import sys
 import traceback
-from pathlib import Path
-from typing import Callable, List, Tuple, Union
+from typing import Dict, List, Optional, Sequence
+
+import torch
 
 from tconv_mmaction.cli import clip_tool
-from tconv_mmaction.interpret.access.clips import Clip, ClipReader, class_names, load_recognizer
-from tconv_mmaction.interpret.access.modules import find_layer
-from tconv_mmaction.interpret.report import ClipAnalysis, analyse_clip
+from tconv_mmaction.cli.report_classes import Explained, choose_class, in_other_classes, read_report_target
+from tconv_mmaction.interpret import RecognizerScores
+from tconv_mmaction.interpret.access.clips import Clip, ClipReader, load_recognizer
+from tconv_mmaction.interpret.access.modules import find_layer, frozen
+from tconv_mmaction.interpret.comparison.method_scores import read_scores
+from tconv_mmaction.interpret.report import analyse_clip
 from tconv_mmaction.interpret.report.page import ClipReport, ModelInfo, render_report
 from tconv_mmaction.utils import atomic_write_text
-
-Read = Callable[[ClipReader], Clip]
-
-
-def read_sample(reader: ClipReader, split: str, index: int) -> Clip:
-    size = len(reader.dataset(split))
-    if not 0 <= index < size:
-        raise IndexError(f'the {split} data set has {size} clips (0 to {size - 1}), there is no clip {index}.')
-    return reader.sample(split, index)
-
-
-def jobs_of(reader: ClipReader, args: argparse.Namespace) -> List[Tuple[str, Read]]:
-    """(name on the page, how a model's reader reads it) of every clip asked for."""
-    if bool(args.videos) == bool(args.dataset):
-        raise ValueError('give video files or --dataset, one of the two.')
-    if args.indices is not None and not args.dataset:
-        raise ValueError('--indices needs --dataset.')
-    if args.videos:
-        names = [Path(path).name for path in args.videos]
-        names = [name if names.count(name) == 1 else path for name, path in zip(names, args.videos)]
-        return [(name, lambda reader, path=path: reader.video(path)) for name, path in zip(names, args.videos)]
-    if args.limit < 1:
-        raise ValueError(f'--limit must be at least 1, got {args.limit}.')
-    indices = args.indices or range(min(args.limit, len(reader.dataset(args.dataset))))
-    return [(f'{args.dataset} {i}', lambda reader, i=i: read_sample(reader, args.dataset, i)) for i in indices]
+from tconv_mmaction.utils.distinct_names import distinct_names
 
 
 def one_per_model(values: List, count: int, option: str) -> List:
@@ -57,14 +40,10 @@ def one_per_model(values: List, count: int, option: str) -> List:
     return values * count if len(values) == 1 else values
 
 
-def classes_of(reader: ClipReader, args: argparse.Namespace) -> List[str]:
-    """Names from --classes, or from the data set where clips come from one that has them."""
-    count = reader.model.cls_head.num_classes
-    if args.classes is None and args.dataset:
-        names = getattr(reader.dataset(args.dataset), 'metainfo', {}).get('classes')
-        if names is not None and len(names) == count:
-            return [str(name) for name in names]
-    return class_names(args.classes, count)
+def short_names(paths: Sequence[str]) -> Dict[str, str]:
+    """Path -> the name that tells it from the others."""
+    several = list(dict.fromkeys(paths))
+    return dict(zip(several, distinct_names(several)))
 
 
 def skip(title: str, error: Exception) -> str:
@@ -75,6 +54,91 @@ def skip(title: str, error: Exception) -> str:
     return f'{type(error).__name__}: {reason}'
 
 
+def files_of(reader: ClipReader, split: str) -> List[str]:
+    """Of every entry of a data set the name that tells its file from the others."""
+    dataset = reader.dataset(split)
+    info = getattr(dataset, 'get_data_info', lambda i: {})
+    return distinct_names([str(info(i).get('filename') or info(i).get('frame_dir') or '')
+                           for i in range(len(dataset))], suffix=False)
+
+
+def check_same_clips(readers: List[ClipReader], models: List[ModelInfo], args: argparse.Namespace) -> None:
+    """ValueError if an entry of the data set is another clip for another model."""
+    if not args.dataset or len(readers) == 1:
+        return
+    first, *others = (files_of(reader, args.dataset) for reader in readers)
+    for model, files in zip(models[1:], others):
+        if first != files:
+            i = next((i for i, pair in enumerate(zip(first, files)) if pair[0] != pair[1]), None)
+            what = f'{len(first)} and {len(files)} entries' if i is None else f'entry {i} is {first[i]} and {files[i]}'
+            raise ValueError(f'the {args.dataset} data sets of {models[0].title} and {model.title} are not the same '
+                             f'clips in the same order: {what}. Give the configs the same list, or video files.')
+
+
+def read_clips(name: str, read: clip_tool.Read, readers: List[ClipReader], models: List[ModelInfo]) -> List:
+    """The clip of every model, and why one could not read it."""
+    found = []
+    for reader, model in zip(readers, models):
+        try:
+            found.append(read(reader))
+        except Exception as error:  # decoders have errors of their own
+            found.append(skip(name if len(models) == 1 else f'{name} by {model.title}', error))
+    return found
+
+
+def class_of(clips: List, readers: List[ClipReader], models: List[ModelInfo], args: argparse.Namespace) -> Explained:
+    """Which class the models explain of a clip."""
+    there = [(reader, clip) for reader, clip in zip(readers, clips) if isinstance(clip, Clip)]
+    scores, names = [], [model.classes for model in models]
+    labels: Sequence[int] = there[0][1].classes if there else ()
+    if there and args.dataset and there[0][0] is not readers[0]:  # in the numbering of the first model
+        own = names[readers.index(there[0][0])]
+        labels = [k for k in (in_other_classes(label, own, names[0]) for label in labels) if k is not None]
+    for reader, clip in zip(readers, clips):
+        if isinstance(clip, Clip):
+            with frozen(reader.model), torch.no_grad():
+                scores.append(RecognizerScores(reader.model)(clip.inputs)[0].cpu().numpy())
+        else:
+            scores.append(None)
+    return choose_class(args.target, labels, scores, names)
+
+
+def with_own_label(clip: Clip, models: List[ModelInfo], model: ModelInfo, args: argparse.Namespace) -> Clip:
+    """The clip with its true class as this model counts classes; --labels is read as the first one counts them."""
+    if args.dataset or clip.label is None:
+        return clip
+    return clip._replace(label=in_other_classes(clip.label, models[0].classes, model.classes))
+
+
+def analyse_job(name: str, read: clip_tool.Read, readers: List[ClipReader], models: List[ModelInfo], layers: List,
+                fitted: List, args: argparse.Namespace) -> ClipReport:
+    """One clip by every model; what a model cannot do is the reason instead."""
+    analyses = read_clips(name, read, readers, models)
+    if not any(isinstance(clip, Clip) for clip in analyses):
+        return ClipReport(name, analyses)
+    try:
+        explained = class_of(analyses, readers, models, args)
+    except ValueError as error:  # the clip has no such class; the other clips are still to be done
+        return ClipReport(name, [skip(name, error)] * len(models))
+    for i, (reader, model, target) in enumerate(zip(readers, models, explained.targets)):
+        if isinstance(analyses[i], str):
+            continue
+        try:
+            found = analyse_clip(
+                reader.model, with_own_label(analyses[i], models, model, args),
+                'prediction' if target is None else target, layers[i], args.channel_layers, args.channels,
+                args.iterations, args.threshold, fitted[i])
+        except Exception as error:  # whatever it is: the other clips are still to be done
+            found = skip(name if len(models) == 1 else f'{name} by {model.title}', error)
+        else:
+            if target is None and any(one is not None for one in explained.targets):
+                found.notes.append('This model has no class of that name: its own prediction is explained.')
+            for note in found.notes:
+                print(f'{name}: {note}', file=sys.stderr)
+        analyses[i] = found
+    return ClipReport(name, analyses, explained.sentence)
+
+
 def analyse(args: argparse.Namespace) -> int:
     pairs = [(args.config, args.checkpoint), *map(tuple, args.compare)]
     titles = args.titles or clip_tool.titles_of(pairs)
@@ -83,31 +147,27 @@ def analyse(args: argparse.Namespace) -> int:
     if not args.fps > 0:
         raise ValueError(f'--fps must be positive, got {args.fps}.')
     layers = one_per_model(args.layer, len(pairs), '--layer')
+    scores: List[Optional[dict]] = [read_scores(path) for path in args.scores or []] or [None] * len(pairs)
+    if len(scores) != len(pairs):
+        raise ValueError(f'--scores: one file for each of the {len(pairs)} model(s), got {len(scores)}.')
     readers = [ClipReader(load_recognizer(*pair, args.device, args.cfg_options), args.view) for pair in pairs]
     for reader, layer in zip(readers, layers):
         for name in filter(None, [layer, *(args.channel_layers or [])]):
             find_layer(reader.model, name)
-    models = [ModelInfo(title, Path(config).name, Path(checkpoint).name, classes_of(reader, args))
-              for title, (config, checkpoint), reader in zip(titles, pairs, readers)]
+    configs, checkpoints = (short_names([str(pair[i]) for pair in pairs]) for i in (0, 1))
+    models = [ModelInfo(title, configs[str(config)], checkpoints[str(checkpoint)],
+                        reader.class_names(args.classes, args.dataset), score)
+              for title, (config, checkpoint), reader, score in zip(titles, pairs, readers, scores)]
+    check_same_clips(readers, models, args)
+    args.target = read_report_target(args.target, len(models), models[0].classes)
+    jobs = clip_tool.jobs_of(readers[0], args, models[0].classes)
     fitted = [clip_tool.fitted_parameters(reader.model) if args.fit else None for reader in readers]
     clips, skipped, done = [], 0, 0
-    jobs = jobs_of(readers[0], args)
     for number, (name, read) in enumerate(jobs, 1):
-        analyses: List[Union[ClipAnalysis, str]] = []
-        for reader, layer, model, parameters in zip(readers, layers, models, fitted):
-            try:
-                clip = read(reader)
-                analyses.append(analyse_clip(
-                    reader.model, clip, clip_tool.target_of(args.target, clip), layer, args.channel_layers,
-                    args.channels, args.iterations, args.threshold, parameters))
-            except Exception as error:  # whatever it is: the other clips are still to be done
-                analyses.append(skip(name if len(models) == 1 else f'{name} by {model.title}', error))
-            else:
-                for note in analyses[-1].notes:
-                    print(f'{name}: {note}', file=sys.stderr)
-        failures = sum(isinstance(found, str) for found in analyses)
+        clip = analyse_job(name, read, readers, models, layers, fitted, args)
+        failures = sum(isinstance(found, str) for found in clip.analyses)
         skipped, done = skipped + (failures > 0), done + (failures < len(models))
-        clips.append(ClipReport(name, analyses))
+        clips.append(clip)
         print(f'[{number}/{len(jobs)}] {name}', flush=True)
     page = args.out if args.out.suffix.lower() in ('.html', '.htm') else args.out / 'index.html'
     atomic_write_text(page, render_report(args.title, models, clips, args.fps))
@@ -120,19 +180,16 @@ def analyse(args: argparse.Namespace) -> int:
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     clip_tool.add_model_arguments(parser)
-    parser.add_argument('videos', nargs='*', help='video files, read by the test pipeline of each config')
-    parser.add_argument('--dataset', choices=('train', 'val', 'test'), help="clips of the configs' data set instead")
-    parser.add_argument('--indices', type=int, nargs='+', help='with --dataset: these entries')
-    parser.add_argument('--limit', type=int, default=8, help='with --dataset, without --indices: the first so many '
-                        '(default 8)')
+    clip_tool.add_clip_arguments(parser, target="class that is explained, for all models: its name or index, 'label' "
+                                 "(with --dataset or --labels) or 'prediction', of each model its own (default: see "
+                                 'above)')
+    parser.set_defaults(target=None)
     parser.add_argument('--compare', nargs=2, action='append', default=[], metavar=('CONFIG', 'CKPT'),
                         help='a further model, shown beside; may be given several times')
     parser.add_argument('--titles', nargs='+', help='names of the models (default: from the file names)')
     parser.add_argument('--title', default='What networks do with time', help='of the page')
-    parser.add_argument('--view', type=int, help='which crop or clip, of several (default: the middle one)')
-    parser.add_argument('--classes', help='file with one class name per line')
-    parser.add_argument('--target', default='prediction', help="class that is explained: an index, 'label' (with "
-                        "--dataset) or 'prediction' (default)")
+    parser.add_argument('--scores', nargs='+', metavar='JSON', help='how good the explanations of each model are: '
+                        '{method: [auc_deletion, auc_insertion, [low, high]]}')
     parser.add_argument('--layer', nargs='+', help="of Grad-CAM: one for all models or one for each (default: the "
                         "backbone's last layer whose maps have several time steps and pixels)")
     parser.add_argument('--channel-layers', nargs='+', help='3T layers whose channels to show (default: the first and '

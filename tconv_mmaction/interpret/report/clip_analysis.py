@@ -18,7 +18,7 @@ from ..access.clips import Clip
 from ..access.default_layer import last_map_layer
 from ..access.feature_maps import layer_output
 from ..access.modules import choose_target, frozen
-from ..grad_cam import grad_cam, normalise_maps, upsample_maps
+from ..grad_cam import grad_cam, normalise_maps, nothing_speaks, upsample_maps
 from ..model_motion import explained_text, is_fitted, to_show
 from ..pictures.rendering import heat, overlay
 from ..pictures.temporal_figures import Parameters, Trajectory, filter_trajectory
@@ -61,6 +61,7 @@ class ClipAnalysis(NamedTuple):
     iterations: int
     channels: List[ChannelReport]  # empty for networks without 3T layers
     notes: List[str]  # warnings of the methods
+    silent: bool = False  # the maps are nowhere positive: nothing in the layer speaks for the class
 
 
 def data_uri(image: np.ndarray) -> str:
@@ -156,7 +157,9 @@ def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] =
         KeyError: if there is no such layer.
     """
     score_fn = as_score_function(model, 'probabilities')
-    layer = layer or last_map_layer(model, score_fn, clip.inputs)
+    with warnings.catch_warnings(record=True) as of_layer:
+        warnings.simplefilter('always', UserWarning)
+        layer = layer or last_map_layer(model, score_fn, clip.inputs)  # of several pathways it says which one
     with frozen(model), torch.no_grad():
         scores = score_fn(clip.inputs)
     index = int(choose_target(scores, target)[0])
@@ -164,10 +167,8 @@ def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] =
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always', UserWarning)
         maps = grad_cam(model, clip.inputs, index, layer)
-    notes = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    notes = [str(warning.message) for warning in [*of_layer, *caught] if issubclass(warning.category, UserWarning)]
     shown = normalise_maps(upsample_maps(maps, pictures.shape[:3]))[0].cpu().numpy()
-    if not shown.any():
-        notes.append(f'Grad-CAM is nowhere positive: nothing in layer {layer!r} speaks for the class.')
     found = find_temporal_mask(score_fn, clip.inputs, index, iterations=iterations, threshold=threshold)
     known = temporal_parameters(model) if parameters is None else parameters
     layers = default_channel_layers(model, known) if channel_layers is None else channel_layers
@@ -178,4 +179,4 @@ def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] =
         size=pictures.shape[1:3], scores=scores[0].cpu().numpy(), target=index, label=clip.label, layer=layer,
         attention=shown.mean((1, 2)), mask=found.mask[0].cpu().numpy(), runs=found.runs[0],
         original=float(found.original[0]), freeze=float(found.freeze[0]), reverse=float(found.reverse[0]),
-        iterations=int(found.iterations[0]), channels=active, notes=notes)
+        iterations=int(found.iterations[0]), channels=active, notes=notes, silent=bool(nothing_speaks(maps)[0]))

@@ -9,11 +9,13 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ..comparison.mask_metrics import MIN_DROP
+from ..comparison.method_scores import COLUMNS, MethodScores, score_rows
+from ..grad_cam import nothing_text
 from .clip_analysis import LOSSLESS_PIXELS, ChannelReport, ClipAnalysis
 
 TOP_CLASSES = 5
@@ -26,12 +28,14 @@ class ModelInfo(NamedTuple):
     config: str
     checkpoint: str
     classes: List[str]
+    scores: Optional[MethodScores] = None  # how good explanations of this model are, by method
 
 
 class ClipReport(NamedTuple):
     """A clip with one entry per model: what it found, or why it could not."""
     name: str
     analyses: List[Union[ClipAnalysis, str]]
+    explained: str = ''  # which class, and why this one: a sentence
 
 
 def escaped(text: object) -> str:
@@ -67,7 +71,7 @@ def analysis_numbers(analysis: Union[ClipAnalysis, str]) -> Dict:
         target=analysis.target, label=analysis.label, scores=analysis.scores.tolist(), layer=analysis.layer,
         attention=analysis.attention.tolist(), mask=analysis.mask.tolist(), runs=[list(run) for run in analysis.runs],
         original=analysis.original, freeze=analysis.freeze, reverse=analysis.reverse, iterations=analysis.iterations,
-        notes=analysis.notes, channels=[
+        silent=analysis.silent, notes=analysis.notes, channels=[
             dict(layer=channel.layer, channel=channel.channel, activation=channel.activation, frame=channel.frame,
                  **_motion_numbers(channel)) for channel in analysis.channels])
 
@@ -196,8 +200,8 @@ def _channel_pictures(channel: ChannelReport, pixels: str, text: str, plots: str
         f'{plots}</div>')
 
 
-def _channels(analysis: ClipAnalysis, pixels: str) -> str:
-    parts = []
+def _channels(analysis: ClipAnalysis) -> str:
+    pixels, parts = _pixels(analysis), []
     for layer in dict.fromkeys(channel.layer for channel in analysis.channels):
         found = [channel for channel in analysis.channels if channel.layer == layer]
         paths = [channel.trajectory for channel in found if channel.trajectory is not None]
@@ -210,8 +214,26 @@ def _channels(analysis: ClipAnalysis, pixels: str) -> str:
     return ''.join(parts)
 
 
+def _folds(clip: ClipReport, models: Sequence[ModelInfo]) -> str:
+    """The channels of each model, folded: sixteen cards would push what is beside or below them off the screen."""
+    folds = []
+    for number, (model, analysis) in enumerate(zip(models, clip.analyses)):
+        if isinstance(analysis, str) or not analysis.channels:
+            continue
+        layers = ' and '.join(dict.fromkeys(escaped(channel.layer) for channel in analysis.channels))
+        whose = f'{escaped(model.title)}: ' if len(models) > 1 else ''
+        folds.append(f'<details class="fold" data-channels="{number}"><summary>{whose}{len(analysis.channels)} '
+                     f'channels of {layers}</summary>{_channels(analysis)}</details>')
+    return ''.join(folds)
+
+
 def _warning(text: str) -> str:
     return f'<p class="warning" role="note">{escaped(text)}</p>'
+
+
+def _pixels(analysis: ClipAnalysis) -> str:
+    """The class of tiny pictures, which are enlarged without smearing."""
+    return ' class="pixels"' if analysis.size[0] * analysis.size[1] <= LOSSLESS_PIXELS else ''
 
 
 def _panel(number: int, model: ModelInfo, analysis: Union[ClipAnalysis, str], position: float, name: str,
@@ -219,18 +241,21 @@ def _panel(number: int, model: ModelInfo, analysis: Union[ClipAnalysis, str], po
     heading = f'<h3>{escaped(model.title)}</h3>' if several else ''
     if isinstance(analysis, str):
         return f'<div class="panel">{heading}{_warning(f"Skipped: {analysis}")}</div>'
-    pixels = ' class="pixels"' if analysis.size[0] * analysis.size[1] <= LOSSLESS_PIXELS else ''
+    pixels = _pixels(analysis)
     current = math.floor(position * (len(analysis.frames) - 1) + 0.5)
+    title = model.classes[analysis.target]
+    nothing = nothing_text(analysis.layer, f'“{title}”')
+    caption = nothing if analysis.silent else f'Grad-CAM of “{title}”, layer {analysis.layer}'
+    notes = [f'Grad-CAM is nowhere positive: {nothing}.', *analysis.notes] if analysis.silent else analysis.notes
     views = ''.join(
         f'<figure><img class="{css}{" pixels" if pixels else ""}" src="{images[current]}" alt="{alt} {current}">'
-        f'<figcaption>{caption}</figcaption></figure>' for css, images, alt, caption in (
+        f'<figcaption>{text}</figcaption></figure>' for css, images, alt, text in (
             ('view-frame', analysis.frames, 'Frame', 'what the network sees'),
-            ('view-painted', analysis.painted, 'Grad-CAM on frame',
-             f'Grad-CAM of “{escaped(model.classes[analysis.target])}”, layer {escaped(analysis.layer)}')))
-    return (f'<div class="panel" data-model="{number}">{heading}{"".join(map(_warning, analysis.notes))}'
+            ('view-painted', analysis.painted, 'Grad-CAM on frame', escaped(caption))))
+    return (f'<div class="panel" data-model="{number}">{heading}{"".join(map(_warning, notes))}'
             f'<div class="overview"><div class="views">{views}<p class="readout soft"></p></div>'
             f'<div class="numbers">{_class_scores(analysis, model.classes)}{_freeze_scores(analysis, model.classes)}'
-            f'</div></div>{_strip(analysis, current, pixels, name)}{_channels(analysis, pixels)}</div>')
+            f'</div></div>{_strip(analysis, current, pixels, name)}</div>')
 
 
 def _section(number: int, clip: ClipReport, models: Sequence[ModelInfo]) -> str:
@@ -252,8 +277,28 @@ def _section(number: int, clip: ClipReport, models: Sequence[ModelInfo]) -> str:
             f'<output>frame {start} of 0–{last}</output></div>{different}')
     panels = ''.join(_panel(i, model, analysis, position, name, len(models) > 1)
                      for i, (model, analysis) in enumerate(zip(models, clip.analyses)))
+    explained = f'<p class="soft">{escaped(clip.explained)}</p>' if clip.explained else ''
     return (f'<section class="card" id="clip-{number}" data-clip="{number}" aria-labelledby="clip-{number}-name">'
-            f'<h2 id="clip-{number}-name">{name}</h2>{controls}<div class="panels">{panels}</div></section>')
+            f'<h2 id="clip-{number}-name">{name}</h2>{explained}{controls}<div class="panels">{panels}</div>'
+            f'{_folds(clip, models)}</section>')
+
+
+def _method_scores(models: Sequence[ModelInfo]) -> str:
+    """A folded table per model that has scores."""
+    tables = []
+    for model in models:
+        if model.scores:
+            head = ''.join(f'<th scope="col">{escaped(name)}</th>' for name in COLUMNS)
+            rows = ''.join(f'<tr><th scope="row">{escaped(name)}</th><td>{"</td><td>".join(cells)}</td></tr>'
+                           for name, *cells in score_rows(model.scores))
+            tables.append(f'<div class="wide" tabindex="0"><table class="explains"><caption>{escaped(model.title)}'
+                          f'</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
+    if not tables:
+        return ''
+    return ('<section class="card"><details class="fold" id="method-scores" open><summary>How good are the '
+            'explanations?</summary><p class="soft">Area under the class score while what a method ranks highest is '
+            'taken away (deletion, low is good) or given back (insertion, high is good), the mean over clips. “random” '
+            f'and “centre” know nothing of the network.</p><div class="wides">{"".join(tables)}</div></details></section>')
 
 
 def _header(title: str, models: Sequence[ModelInfo], clips: Sequence[ClipReport]) -> str:
@@ -265,7 +310,12 @@ def _header(title: str, models: Sequence[ModelInfo], clips: Sequence[ClipReport]
         links = ', '.join(f'<a href="#clip-{i}">{escaped(clip.name)}</a>' for i, clip in odd)
         skipped = (f'<div class="warning" role="note">{len(odd)} of {len(clips)} clip(s) could not be analysed by '
                    f'every model; the reason is given there: {links}.</div>')
-    return f'<header><h1>{escaped(title)}</h1><ul class="plain">{listed}</ul>{skipped}</header>'
+    return f'<header><h1>{escaped(title)}</h1><ul class="plain">{listed}</ul>{skipped}</header>{_method_scores(models)}'
+
+
+def _model_numbers(model: ModelInfo) -> Dict:
+    scores = {name: score._asdict() for name, score in (model.scores or {}).items()}
+    return {**model._asdict(), 'scores': scores or None}
 
 
 def render_report(title: str, models: Sequence[ModelInfo], clips: Sequence[ClipReport], fps: float = 8.) -> str:
@@ -286,8 +336,9 @@ def render_report(title: str, models: Sequence[ModelInfo], clips: Sequence[ClipR
     if not fps > 0:
         raise ValueError(f'fps must be positive, got {fps}.')
     data = dict(
-        title=title, fps=fps, models=[model._asdict() for model in models],
-        clips=[dict(name=clip.name, models=[analysis_numbers(found) for found in clip.analyses]) for clip in clips])
+        title=title, fps=fps, models=[_model_numbers(model) for model in models],
+        clips=[dict(name=clip.name, explained=clip.explained, models=[analysis_numbers(found) for found in
+                                                                      clip.analyses]) for clip in clips])
     sections = '\n'.join(_section(i, clip, models) for i, clip in enumerate(clips))
     parts = dict(TITLE=escaped(title), HEADER=_header(title, models, clips), CLIPS=sections, DATA=script_json(data))
     template = (Path(__file__).parent / 'template.html').read_text(encoding='utf-8')

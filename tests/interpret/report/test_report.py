@@ -221,6 +221,68 @@ def test_odd_clips_are_done_or_reported(project, report, tmp_path, capsys):
     assert 'clip-0' in Page(out / 'index.html').ids
 
 
+def three_models(project, tmp_path, *arguments):
+    """The 3T model, the 3D one, and the 3T one again by another checkpoint of the same file name."""
+    (tmp_path / 'again').mkdir(exist_ok=True)
+    state = torch.load(project / 'three.pth')
+    state['state_dict']['cls_head.fc_cls.bias'] = torch.tensor([0., 4., 0.])  # it answers class 1
+    torch.save(state, tmp_path / 'again/three.pth')
+    return (*arguments, '--compare', project / 'plain.py', project / 'plain.pth', '--compare', project / 'three.py',
+            tmp_path / 'again/three.pth', '--iterations', 2, '--channels', 4)
+
+
+def test_several_models_explain_one_class(project, report, tmp_path):
+    (tmp_path / 'x').mkdir()
+    for folder in (tmp_path / 'x', tmp_path):
+        film(folder / 'a.mp4')
+    clips = (tmp_path / 'x/a.mp4', tmp_path / 'a.mp4')
+    common = three_models(project, tmp_path, *clips, '--channels', 0, '--out', tmp_path / 'out')
+    common = (*common[:-1], 0)  # no channels: they cost time
+
+    def targets(*options):
+        assert report(*common, *options) == 0
+        data = Page(tmp_path / 'out/index.html').data
+        return data, [[found['target'] for found in clip['models']] for clip in data['clips']]
+
+    data, found = targets()
+    names = [clip['name'] for clip in data['clips']]
+    assert len(set(names)) == 2 and names[0] == 'x/a.mp4' and names[1].endswith('/a.mp4')
+    assert [model['checkpoint'] for model in data['models']][1] == 'plain.pth'
+    assert data['models'][0]['checkpoint'] != data['models'][2]['checkpoint'] == 'again/three.pth'
+    assert len({model['title'] for model in data['models']}) == 3
+    for clip, chosen in zip(data['clips'], found):  # the class with the highest mean score
+        mean = np.mean([model['scores'] for model in clip['models']], axis=0)
+        assert chosen == [int(mean.argmax())] * 3
+        best = f'Explained: “class {mean.argmax()}”, the class with the highest mean score of all models.'
+        assert clip['explained'] == best
+    (tmp_path / 'list.txt').write_text('x/a.mp4 wave\na.mp4 2\n')
+    data, found = targets('--classes', project / 'classes.txt', '--labels', tmp_path / 'list.txt')
+    assert found == [[0] * 3, [2] * 3] and [m['label'] for m in data['clips'][1]['models']] == [2] * 3
+    assert data['clips'][0]['explained'] == 'Explained: “wave”, the true class.'
+    data, found = targets('--classes', project / 'classes.txt', '--target', 'clap & "go"')
+    assert found == [[2] * 3] * 2 and data['clips'][0]['explained'].endswith('given by --target.')
+    data, found = targets('--target', 'prediction')
+    assert found == [[int(np.argmax(model['scores'])) for model in clip['models']] for clip in data['clips']]
+    assert 'explains its own prediction' in data['clips'][0]['explained']
+
+
+def test_scores_of_methods_are_shown(project, report, tmp_path, capsys):
+    (tmp_path / 's.json').write_text('{"grad_cam": [0.2, 0.6, [0.3, 0.5]], "<b>": [0.5, 0.25, null]}')
+    assert report(project / 'a.mp4', '--out', tmp_path, '--iterations', 1, '--channels', 0, '--scores',
+                  tmp_path / 's.json') == 0
+    page = Page(tmp_path / 'index.html')
+    assert page.data['models'][0]['scores'] == {
+        'grad_cam': dict(auc_deletion=.2, auc_insertion=.6, interval=[.3, .5]),
+        '<b>': dict(auc_deletion=.5, auc_insertion=.25, interval=None)}
+    assert page.texts['td'][:8] == ['0.200', '0.600', '0.400', '0.300 to 0.500', '0.500', '0.250', '-0.250', '–']
+    (tmp_path / 's.json').write_text('{"grad_cam": [0.2, "high"]}')
+    for options, message in (((tmp_path / 's.json', ), "s.json: auc_insertion of 'grad_cam' must be a number"),
+                             ((tmp_path / 's.json', tmp_path / 's.json'), "auc_insertion of 'grad_cam'"),
+                             ((tmp_path / 'no.json', ), 'no.json')):
+        assert report(project / 'a.mp4', '--out', tmp_path / 'none', '--scores', *options) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_one_model_fails_the_other_is_shown(project):
     reader = ClipReader(load_recognizer(str(project / 'three.py'), str(project / 'three.pth')))
     found = analyse_clip(reader.model, reader.video(str(project / 'a.mp4')), iterations=2, channels=0)
@@ -295,7 +357,10 @@ def test_analysis_by_hand():
     with pytest.raises(ValueError, match='is no 3T layer'):
         analyse_clip(Brightness(), hand_clip(), channel_layers=['backbone.0'], iterations=1)
     dark = analyse_clip(Brightness(), hand_clip(), target=0, iterations=1)  # brightness speaks against class 0
-    assert 'nowhere positive' in dark.notes[0] and dark.frames == dark.painted
+    assert dark.silent and not found.silent and dark.frames == dark.painted
+    page = render_report('t', model, [ClipReport('clip', [dark])])
+    assert 'Grad-CAM is nowhere positive: nothing in backbone.0 speaks for “dark”.' in page
+    assert '<figcaption>nothing in backbone.0 speaks for “dark”</figcaption>' in page and 'Grad-CAM of “' not in page
     assert default_channel_layers(Brightness()) == []
 
 
@@ -371,3 +436,42 @@ def test_in_a_browser(project, report, tmp_path):
         assert browser.errors == []
         assert {url.partition(':')[0] for url in browser.requests} == {'file', 'data'}
         assert [url for url in browser.requests if url.startswith('file')] == [(tmp_path / 'index.html').as_uri()] * 2
+
+
+@pytest.mark.skipif(find_chromium() is None, reason='needs Chromium or Chrome on the PATH, and there is none')
+def test_three_models_on_a_desk_and_on_a_phone(project, report, tmp_path):
+    """Nothing beyond the window, figures of a size to be seen, cards folded, and the third model beside the others."""
+    assert report(*three_models(project, tmp_path, project / 'a.mp4', project / EVIL), '--classes',
+                  project / 'classes.txt', '--out', tmp_path) == 0
+    open_all = "document.querySelectorAll('details').forEach(d => d.open = true)"
+    outside = '''[...document.querySelectorAll('main *')].filter(e => !e.closest('.strip') &&
+        e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 80))'''
+    sides = "[...document.querySelectorAll('{}')].map(e => [e.clientWidth, e.clientHeight])"
+    height = 'document.documentElement.scrollHeight'
+    with Chromium(tmp_path / 'profile') as browser:
+        for width in (1280, 390):
+            browser.open(tmp_path / 'index.html', width, 900)
+            folds = browser.run("[...document.querySelectorAll('details[data-channels]')].map(d => d.open)")
+            assert folds == [False] * 4  # of two clips and two 3T models
+            assert browser.run("document.getElementById('legend').open") == (width > 700)
+            folded = browser.run(height)
+            assert browser.run('document.documentElement.scrollWidth') == width and browser.run(outside) == []
+            views = browser.run(sides.format('.views img'))
+            assert len(views) == 12 and all(120 <= w <= width and 60 <= h <= 330 for w, h in views)
+            cells = browser.run(sides.format('.strip img'))
+            assert all(w >= 24 and h >= 24 for w, h in cells)
+            tops = browser.run("[...document.querySelectorAll('#clip-0 .panel')].map(p => p.offsetTop)")
+            if width == 1280:
+                assert len(set(tops)) == 1  # three beside each other
+            assert browser.run('''[...document.querySelectorAll('#clip-0 .panel')].every(panel =>
+                [...document.querySelectorAll('#clip-0 .channel')].every(card => panel.compareDocumentPosition(card) &
+                Node.DOCUMENT_POSITION_FOLLOWING))''')
+            browser.run("document.querySelector('details[data-channels] summary').click()")  # as a reader opens it
+            assert browser.run("document.querySelectorAll('details[data-channels][open] .channel').length") == 8
+            browser.run(open_all)
+            assert browser.run('document.documentElement.scrollWidth') == width and browser.run(outside) == []
+            plots = browser.run(sides.format('.plots svg'))
+            assert len(plots) == 2 * 2 * 8 * 3 and all(w >= 70 for w, _ in plots)
+            if width == 390:
+                assert folded < browser.run(height) / 2  # half of what a reader on a phone had to scroll through
+        assert browser.errors == []
