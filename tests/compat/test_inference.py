@@ -12,6 +12,7 @@ from helpers.headless_chromium import Chromium, find_chromium
 from helpers.scripts import load_script
 from mmaction.apis import MMAction2Inferencer, inference_recognizer, init_recognizer
 from mmaction.structures import ActionDataSample
+from mmengine.config import Config
 
 from tconv_mmaction.compat.inference import frame_folder
 from tconv_mmaction.transforms import ToGrey
@@ -322,10 +323,41 @@ def test_a_short_video_is_one_window(project, tmp_path, capsys):
     write_lossless(tmp_path / 'short.mkv', a[:5])
     video_demo.main([str(folder / 'net.py'), str(folder / 'net.pth'), str(tmp_path / 'short.mkv'), '--out',
                      str(tmp_path / 'out.webm'), '--device', 'cpu', '--scores', str(tmp_path / 's.csv')])
-    assert '5 frames, 1 windows of 5: class' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert '5 frames, 1 windows of 5: class' in out and '6 frames of the whole video (5), as the test' in out
     row = list(csv.reader((tmp_path / 's.csv').open()))[1]
     close([float(value) for value in row[3:]], scores_of(model, a[:5]))
     assert len(read(tmp_path / 'out.webm')) == 5
+
+
+def test_a_network_of_whole_videos_sees_the_whole_video(project, tmp_path, capsys):
+    """The sampler takes 6 frames over all of it: not windows of 6 consecutive ones."""
+    folder, model, a, b = project
+    frames = np.concatenate([a, b])
+    write_lossless(tmp_path / 'long.mkv', frames, fps=10)
+    video_demo.main([str(folder / 'net.py'), str(folder / 'net.pth'), str(tmp_path / 'long.mkv'), '--out',
+                     str(tmp_path / 'out.mp4'), '--device', 'cpu', '--scores', str(tmp_path / 's.csv')])
+    rows = list(csv.reader((tmp_path / 's.csv').open()))[1:]
+    assert len(rows) == 1 and rows[0][:2] == ['0', '39']
+    close([float(value) for value in rows[0][3:]], scores_of(model, frames))
+    out = capsys.readouterr().out
+    assert '6 frames of the whole video (40), as the test pipeline takes them: WholeVideoSampleFrames(clip_len=6' in out
+
+
+@pytest.mark.parametrize('kind, step, frames, span', [
+    ('Recognizer3D', dict(type='SampleFrames', clip_len=8, frame_interval=4, num_clips=1, test_mode=True), 8, 32),
+    ('Recognizer3D', dict(type='SampleFrames', clip_len=16, num_clips=10, test_mode=True), 16, 16),
+    ('Recognizer3D', dict(type='RandomRateSampleFrames', clip_len=32, test_mode=True), 32, 64),
+    ('Recognizer3D', dict(type='UniformSample', clip_len=8, test_mode=True), 8, None),
+    ('Recognizer3D', dict(type='UniformSampleFrames', clip_len=48, num_clips=10, test_mode=True), 48, None),
+    ('Recognizer3D', dict(type='WholeVideoSampleFrames', clip_len=16), 16, None),
+    ('Recognizer2D', dict(type='SampleFrames', clip_len=1, num_clips=8, test_mode=True), 8, None),
+    ('Recognizer2D', dict(type='DenseSampleFrames', clip_len=1, num_clips=8, num_sample_positions=1, test_mode=True),
+     8, 64)])
+def test_what_a_pipeline_covers(kind, step, frames, span):
+    config = Config(dict(model=dict(type=kind), test_pipeline=[dict(type='DecordInit'), step]))
+    found = video_demo.test_sampling(config)
+    assert (found.frames, found.span) == (frames, span) and found.sampler.startswith(step['type'])
 
 
 def test_demo_mistakes(project, tmp_path, capsys):

@@ -4,8 +4,10 @@
 
 Every --stride frames the last --window frames go through the test pipeline of the config (one view: the middle clip and
 crop) and the network, and the caption changes: it tells about the frames that have been seen, never about those to
-come, and says 'waiting' until the first window is full. A video shorter than the window is one window. --scores
-FILE.csv keeps the numbers.
+come, and says 'waiting' until the first window is full. A video shorter than the window is one window.
+Without --window the test pipeline's own sampling decides, and is printed: where it takes a stretch of a fixed length,
+that is the window; where it takes frames of the whole video, the video has one prediction, which is shown all the time.
+--scores FILE.csv keeps the numbers.
 
 out.mp4 is H.264 where OpenCV has an encoder for it and VP9 otherwise, .webm is VP9; browsers play all three. Nothing is
 installed for it: no moviepy, no ffmpeg.
@@ -26,7 +28,8 @@ from mmengine.config import DictAction
 from PIL import Image, ImageDraw, ImageFont
 
 from tconv_mmaction.cli.mistakes import exit_code
-from tconv_mmaction.interpret.access.clips import class_names, load_recognizer
+from tconv_mmaction.cli.test_sampling import TestSampling, test_sampling
+from tconv_mmaction.interpret.access.clips import ClipReader, load_recognizer
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.browser_video import CODECS, write_video
 from tconv_mmaction.utils.config_file import read_config
@@ -40,9 +43,10 @@ def parse_args(argv=None):
     parser.add_argument('checkpoint', help='its checkpoint')
     parser.add_argument('video', help='the video')
     parser.add_argument('--out', required=True, help='video to write, .mp4 or .webm')
-    parser.add_argument('--classes', help='file with one class name per line')
+    parser.add_argument('--classes', help='file with one class name per line (default: the names that the checkpoint '
+                        'has)')
     parser.add_argument('--window', type=int, help='frames that a prediction sees (default: what a clip of the test '
-                        'pipeline covers; for a network trained on whole videos, give the length of those)')
+                        'pipeline covers, which may be the whole video)')
     parser.add_argument('--stride', type=int, help='frames between two predictions (default: a quarter of the window)')
     parser.add_argument('--top', type=int, default=1, help='labels to show (default 1)')
     parser.add_argument('--scores', help='csv file for the scores of every window')
@@ -61,16 +65,15 @@ def parse_args(argv=None):
     return args
 
 
-def default_window(config):
-    """Frames that one clip of the test pipeline covers.
-
-    Raises:
-        ValueError: if the sampler does not say it.
-    """
-    for step in config.get('test_pipeline') or config.test_dataloader.dataset.pipeline:
-        if 'clip_len' in step:
-            return step['clip_len'] * (step.get('frame_interval') or step.get('test_interval') or 1)
-    raise ValueError('the test pipeline of the config has no clip_len; give --window.')
+def sampling_text(sampling, window, count):
+    """Which frames a prediction is about, in a sentence."""
+    if window is None:
+        return (f'{sampling.frames} frames of the whole video ({count}), as the test pipeline takes them: '
+                f'{sampling.sampler}. One prediction, shown all the time; --window N gives one every few frames.')
+    whose = f'as the test pipeline takes them: {sampling.sampler}' if window == sampling.span else (
+        f'by --window; the test pipeline is {sampling.sampler}' +
+        ('' if sampling.span else ', made for whole videos: give the length of those that the network was trained on'))
+    return f'{sampling.frames} frames of every window of {window}, {whose}.'
 
 
 def window_ends(count, window, stride):
@@ -145,22 +148,36 @@ def main(argv=None):
         reader = decord.VideoReader(args.video)
     except (decord.DECORDError, RuntimeError) as error:
         raise ValueError(f'{args.video} cannot be decoded: {error}') from error
-    load_recognizer(args.config, args.checkpoint, 'cpu', args.cfg_options)  # says what does not fit
+    model = load_recognizer(args.config, args.checkpoint, 'cpu', args.cfg_options)  # says what does not fit
+    names = ClipReader(model).class_names(args.classes)
+    del model
     config = read_config(args.config)
     config.merge_from_dict(args.cfg_options)
-    inferencer = ActionRecogInferencer(config, args.checkpoint, args.device, input_format='array')
+    fps = reader.get_avg_fps()
+    try:
+        sampling = test_sampling(config, fps)
+    except ValueError:
+        if not args.window:
+            raise
+        sampling = TestSampling('one that does not say what it takes', 0, None)
+    window = args.window or sampling.span
+    kind = 'array' if window else 'video'
+    inferencer = ActionRecogInferencer(config, args.checkpoint, args.device, input_format=kind)
     inferencer.show_progress = False
     if inferencer.model.cls_head.average_clips != 'prob':
         inferencer.model.cls_head.average_clips = 'prob'  # the captions show probabilities
-    names = class_names(args.classes, inferencer.model.cls_head.num_classes)
-    window = args.window or default_window(config)
-    ends = window_ends(len(reader), window, args.stride or max(1, window // 4))
-    scores = predict(inferencer, reader, ends, window, args.batch_size)
+    print(sampling_text(sampling, window, len(reader)))
+    if window:
+        ends = window_ends(len(reader), window, args.stride or max(1, window // 4))
+        scores = predict(inferencer, reader, ends, window, args.batch_size)
+    else:  # the pipeline reads the frames that it wants, however long the video is
+        window, ends = len(reader), [len(reader) - 1]
+        done = inferencer([args.video], return_datasamples=False)['predictions']
+        scores = np.array([prediction['pred_scores'] for prediction in done])
     height, width = reader[0].shape[:2]
     factor = -(-args.height // height) if height < args.height else 1
     top = min(args.top, len(names))
     captions = Captions(width * factor, top, names)
-    fps = reader.get_avg_fps()
     codec = write_video(args.out, captioned(reader, ends, scores, captions, top, factor), fps)
     if args.scores:
         text = io.StringIO()

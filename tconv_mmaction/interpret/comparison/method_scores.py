@@ -9,7 +9,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ...utils.text_files import read_json
 
-COLUMNS = ('method', 'deletion', 'insertion', 'insertion - deletion', '95 % interval over clips')
+COLUMNS = ('method', 'deletion', 'insertion', 'gain', '95 % interval')  # gain: insertion - deletion
 
 
 class MethodScore(NamedTuple):

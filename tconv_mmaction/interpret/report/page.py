@@ -297,8 +297,10 @@ def _method_scores(models: Sequence[ModelInfo]) -> str:
         return ''
     return ('<section class="card"><details class="fold" id="method-scores" open><summary>How good are the '
             'explanations?</summary><p class="soft">Area under the class score while what a method ranks highest is '
-            'taken away (deletion, low is good) or given back (insertion, high is good), the mean over clips. “random” '
-            f'and “centre” know nothing of the network.</p><div class="wides">{"".join(tables)}</div></details></section>')
+            'taken away (deletion, low is good) or given back (insertion, high is good), the mean over clips; the gain '
+            'is insertion minus deletion, with its 95 % interval over clips. Methods called “random” '
+            'and “centre” know nothing of the network.</p>'
+            f'<div class="wides">{"".join(tables)}</div></details></section>')
 
 
 def _header(title: str, models: Sequence[ModelInfo], clips: Sequence[ClipReport]) -> str:
