@@ -32,6 +32,7 @@ from mmengine.dist import barrier, broadcast_object_list, get_dist_info, is_main
 from mmengine.runner import runner as mmengine_runner
 from torch import Tensor
 
+from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.interpret import drop_ratio, mask_runs, save_figure
 from tconv_mmaction.interpret.access.balanced import balanced_order
 from tconv_mmaction.interpret.access.clips import ClipReader, load_recognizer
@@ -44,7 +45,8 @@ from tconv_mmaction.interpret.comparison.comparison_log import (
     start_run,
     text_hash,
 )
-from tconv_mmaction.interpret.comparison.comparison_report import draw_histograms, tables
+from tconv_mmaction.interpret.comparison.comparison_report import draw_histograms, score_table, tables
+from tconv_mmaction.interpret.comparison.method_scores import read_scores
 from tconv_mmaction.interpret.comparison.model_comparison import (
     BLOB_MEASURES,
     Settings,
@@ -213,7 +215,11 @@ def report(models: List[Model], titles: List[str], rows: dict, indices: Sequence
                  f'{args.sample_seed}.\n')
     if skipped:
         text += f'\n{samples - len(used)} of {samples} clips were skipped; summary.json names them.\n'
+    scores = [read_scores(path) for path in args.scores or []]
+    if scores:
+        text += '\n' + score_table(scores, titles)
     summary = dict(
+        explanations=[{name: score._asdict() for name, score in found.items()} for found in scores] or None,
         models=[dict(title=title, config=model.config, checkpoint=model.checkpoint, layer=model.layer,
                      checkpoint_sha256=model.fingerprint['checkpoint']) for title, model in zip(titles, models)],
         settings=settings._asdict(), sample=sorted(chosen), **comparison, skipped=skipped,
@@ -234,11 +240,8 @@ def titles_of(args) -> List[str]:
         if args.names[0] == args.names[1]:
             raise ValueError(f'--names must be two different names, got {args.names}.')
         return args.names
-    for pair in ((args.config1, args.config2), (args.checkpoint1, args.checkpoint2)):
-        titles = [Path(path).stem for path in pair]
-        if titles[0] != titles[1]:
-            return titles
-    return ['model 1', 'model 2']
+    pairs = [(args.config1, args.checkpoint1), (args.config2, args.checkpoint2)]
+    return clip_tool.titles_of(pairs) if pairs[0] != pairs[1] else ['model 1', 'model 2']
 
 
 def same_videos(models: List[Model]) -> int:
@@ -294,6 +297,8 @@ def chosen_clips(models: List[Model], args) -> List[int]:
 
 def analyse(args: argparse.Namespace) -> int:
     titles = titles_of(args)
+    for path in args.scores or []:
+        read_scores(path)  # a wrong file is said now, not at the end
     models = [Model(0, args.config1, args.checkpoint1, args.layer1, args),
               Model(1, args.config2, args.checkpoint2, args.layer2, args)]
     indices = chosen_clips(models, args)
@@ -352,6 +357,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--threshold', type=float, default=0.1, help='above it a frame is in the mask (default 0.1)')
     parser.add_argument('--chunk-size', type=int, default=4, help='clips searched side by side; bounds the memory '
                         '(default 4)')
+    parser.add_argument('--scores', nargs=2, metavar=('JSON1', 'JSON2'), help='how good the explanations of each model '
+                        'are: {method: [auc_deletion, auc_insertion, [low, high]]}')
     parser.add_argument('--retry-skipped', action='store_true', help='try clips again that were skipped before')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu',
                         help='default: CUDA if there is one')

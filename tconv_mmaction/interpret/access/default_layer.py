@@ -1,6 +1,6 @@
 """The layer to look at when none is named."""
 import warnings
-from typing import Callable, List, NamedTuple
+from typing import Callable, List, NamedTuple, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,17 +40,20 @@ def _calls(model: nn.Module, forward: Callable[[Tensor], Tensor], clip: Tensor, 
     found = [call for call in finished if call.pixels > 1 and names.count(call.name) == 1]
     if scores.requires_grad:  # a class token: behind the last attention the other tokens say nothing any more
         found = [call for call in found if first_tensor(call.output).requires_grad]
-        total = scores.sum()
-        while found and not _counts(total, found[-1]):
+        # not their plain sum: softmax scores add up to 1 whatever the clip
+        total = (scores * torch.linspace(1, 2, scores.size(1), device=scores.device)).sum()
+        while found and not _counts(model, total, found[-1], clip.shape):
             found.pop()
     return found
 
 
-def _counts(total: Tensor, call: _Call) -> bool:
-    """Whether the scores depend on what is in the layer's map."""
-    output = first_tensor(call.output)
-    gradient, = torch.autograd.grad(total, output, retain_graph=True, allow_unused=True)
-    return gradient is not None and bool(gradient[:, 1:].any())  # the first may be the class token
+def _counts(model: nn.Module, total: Tensor, call: _Call, clip_size: Sequence[int]) -> bool:
+    """Whether the scores depend on what is in the layer's map, which the class token is not."""
+    gradient, = torch.autograd.grad(total, first_tensor(call.output), retain_graph=True, allow_unused=True)
+    if gradient is None:
+        return False
+    several = isinstance(call.output, (tuple, list))
+    return bool(feature_map(model, call.name, (gradient, *call.output[1:]) if several else gradient, clip_size).any())
 
 
 def _last(calls: List[_Call]) -> str:

@@ -123,6 +123,21 @@ def timesformer(backbone: nn.Module, name: str, output, clip_size: Sequence[int]
     return features[:, 1:].unflatten(1, (height, width, frames)).permute(0, 4, 3, 1, 2)
 
 
+@register_layout('UniFormerV2', class_token=True)
+def uniformer_v2(backbone: nn.Module, name: str, output, clip_size: Sequence[int]) -> Optional[Tensor]:
+    """Tokens (1 + H*W, N*T, F) behind a class token of every frame; what is between its local blocks is not read."""
+    features, batch = first_tensor(output), clip_size[0]
+    if name == 'conv1':
+        return features
+    if features is None or features.dim() != 3 or not name.startswith('transformer.resblocks.'):
+        return None
+    patch, steps = backbone.conv1.kernel_size, backbone.transformer.T
+    height, width = clip_size[3] // patch[1], clip_size[4] // patch[2]
+    if features.shape[:2] != (1 + height * width, batch * steps):
+        return None
+    return features[1:].unflatten(0, (height, width)).unflatten(2, (batch, steps)).permute(2, 4, 3, 0, 1)
+
+
 def _attends(network: nn.Module) -> bool:
     """Whether there are attention layers in it: then the number of axes says little."""
     return any(isinstance(m, nn.MultiheadAttention) or 'Attention' in type(m).__name__ and list(m.parameters())

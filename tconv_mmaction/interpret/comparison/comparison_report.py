@@ -8,6 +8,7 @@ from typing import Optional, Sequence, Union
 from matplotlib.figure import Figure
 
 from ...utils.markdown import markdown_table
+from .method_scores import COLUMNS, MethodScores, score_rows
 from .model_comparison import BLOB_MEASURES, MASK_MEASURES, MEASURES
 
 TITLES = dict(blob_count='Blob count', blob_size='Blob size', centre_distance='Centre distance',
@@ -44,6 +45,15 @@ def _test_cell(test: dict) -> str:
     if 'note' in test:
         return test['note']
     return f"t = {_number(test['t'])}, p = {test['p']:.2g} (df = {_number(test['degrees_of_freedom'])})"
+
+
+def score_table(scores: Sequence[MethodScores], titles: Sequence[str]) -> str:
+    """Markdown: how good explanations are, a row per model and method."""
+    cells = [[_cell(title), *map(_cell, row)] for title, found in zip(titles, scores) for row in score_rows(found)]
+    return '\n'.join([
+        'Explanations: area under the class score while what a method ranks highest is taken away (deletion, low is '
+        'good) or given back (insertion, high is good), means over clips; the gain is insertion minus deletion, with '
+        'its 95 % interval over clips.', '', markdown_table(['Model', *COLUMNS], cells)]) + '\n'
 
 
 def tables(comparison: dict, titles: Sequence[str], class_names: Optional[Sequence[str]] = None,

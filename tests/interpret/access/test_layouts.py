@@ -1,15 +1,19 @@
 """Time and space in the outputs of mmaction2's backbones, transformers among them, against what is known of each."""
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from mmaction.registry import MODELS
 from torch import nn
 
-from tconv_mmaction.interpret import grad_cam
+from tconv_mmaction.interpret import grad_cam, most_active_channels, normalise_maps, saliency, upsample_maps
+from tconv_mmaction.interpret.access.clips import Clip
 from tconv_mmaction.interpret.access.default_layer import default_layers, last_map_layer
 from tconv_mmaction.interpret.access.feature_maps import layer_output
 from tconv_mmaction.interpret.access.layouts import _KNOWN, feature_map, register_layout
+from tconv_mmaction.interpret.comparison.model_comparison import Settings, comparison_layer, measure_clips
+from tconv_mmaction.interpret.report.clip_analysis import analyse_clip
 
 SWIN = dict(type='SwinTransformer3D', arch=dict(embed_dims=12, depths=[1, 1], num_heads=[1, 2]), patch_size=(2, 4, 4),
             window_size=(2, 2, 2), pretrained=None, pretrained2d=False, out_indices=(1, ))
@@ -20,6 +24,17 @@ MAE = dict(type='VisionTransformer', img_size=32, patch_size=8, embed_dims=12, d
 TIMES = dict(type='TimeSformer', num_frames=8, img_size=32, patch_size=8, embed_dims=12, num_heads=2,
              num_transformer_layers=2)
 RESNET = dict(pretrained=None, base_channels=4)
+X3D = dict(type='X3D', gamma_w=1, gamma_b=2.25, gamma_d=1)
+CSN = dict(type='ResNet3dCSN', depth=50, with_pool2=False, bottleneck_mode='ir', norm_eval=False, **RESNET)
+UNI2 = dict(type='UniFormerV2', input_resolution=32, patch_size=8, width=16, layers=2, heads=2, t_size=8, n_layers=1,
+            return_list=[1], n_dim=16, n_head=2, mlp_dropout=[0.], clip_pretrained=False)
+SLOWFAST = dict(
+    type='ResNet3dSlowFast', pretrained=None, resample_rate=4, speed_ratio=4, channel_ratio=4,
+    slow_pathway=dict(type='resnet3d', depth=18, pretrained=None, lateral=True, conv1_kernel=(1, 7, 7), base_channels=8,
+                      dilations=(1, 1, 1, 1), conv1_stride_t=1, pool1_stride_t=1, inflate=(0, 0, 1, 1),
+                      norm_eval=False),
+    fast_pathway=dict(type='resnet3d', depth=18, pretrained=None, lateral=False, base_channels=2,
+                      conv1_kernel=(5, 7, 7), conv1_stride_t=1, pool1_stride_t=1, norm_eval=False))
 
 
 class Net(nn.Module):
@@ -29,6 +44,9 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.backbone = MODELS.build(cfg)
+        for parameter in self.backbone.parameters() if cfg['type'] == 'UniFormerV2' else ():
+            if not parameter.any():  # as it starts, its decoder hands nothing of the frames on
+                nn.init.normal_(parameter, std=.1)
         self.two_dimensional = 'depth' in cfg and cfg['type'] in ('ResNet', 'ResNetTSM')
 
     def forward(self, x):
@@ -37,6 +55,8 @@ class Net(nn.Module):
             y = self.backbone(x.transpose(1, 2).flatten(0, 1))
             return y.mean((2, 3)).unflatten(0, (count, -1)).mean(1)
         y = self.backbone(x)
+        if isinstance(self.backbone, MODELS.get('ResNet3dSlowFast')):
+            return torch.cat([path.mean((2, 3, 4)) for path in y], 1)
         while isinstance(y, (tuple, list)):
             y = y[-1]
         return y.flatten(2).mean(2) if y.dim() > 2 else y
@@ -53,10 +73,9 @@ def clip():
     (MAE, 'backbone.norm', (4, 4, 4)),
     (TIMES, 'backbone.transformer_layers.layers.1.attentions.0', (8, 4, 4)),
     (dict(type='UniFormer', depth=[1, 1, 1, 1], embed_dim=[8, 8, 16, 16], head_dim=8), 'backbone.norm', (4, 1, 1)),
-    (dict(type='X3D', gamma_w=1, gamma_b=2.25, gamma_d=1), 'backbone.conv5', (8, 1, 1)),
+    (UNI2, 'backbone.transformer.resblocks.1', (8, 4, 4)), (X3D, 'backbone.conv5', (8, 1, 1)),
     (dict(type='C3D', dropout_ratio=0), None, None),
-    (dict(type='ResNet3dCSN', depth=50, with_pool2=False, bottleneck_mode='ir', norm_eval=False, **RESNET),
-     'backbone.layer4.0.conv1', (2, 2, 2)),  # the stride is in the convolution behind it
+    (CSN, 'backbone.layer4.0.conv1', (2, 2, 2)),  # the stride is in the convolution behind it
     (dict(type='ResNetTSM', depth=18, pretrained=None, num_segments=8), 'backbone.layer3', (8, 2, 2))])
 def test_default_layer_and_its_map(cfg, layer, size, clip):
     """The last layer with several steps and pixels that the scores depend on, by name, and the map's shape."""
@@ -97,6 +116,9 @@ def test_swin_equals_eq_2_on_the_permuted_output(clip):
     (SWIN, 'backbone.layers.0.blocks.0'), (SWIN, 'backbone.patch_embed'), (MVIT, 'backbone.blocks.0'),
     (MAE, 'backbone.blocks.0'), (TIMES, 'backbone.transformer_layers.layers.0'),
     (dict(type='UniFormer', depth=[1, 1, 1, 1], embed_dim=[8, 8, 16, 16], head_dim=8), 'backbone.blocks3.0'),
+    (UNI2, 'backbone.transformer.resblocks.0'), (UNI2, 'backbone.conv1'), (X3D, 'backbone.layer1'),
+    (CSN, 'backbone.layer1'), (dict(type='C3D'), 'backbone.conv2a'), (SLOWFAST, 'backbone.fast_path.layer1'),
+    (SLOWFAST, 'backbone.slow_path.layer1'),
     (dict(type='ResNetTSM', depth=18, pretrained=None, num_segments=8), 'backbone.layer1')])
 def test_a_patch_that_changes_is_where_the_map_changes(cfg, layer):
     """The known answer for any weights: a layer's output changes most where, and when, the clip does.
@@ -104,31 +126,62 @@ def test_a_patch_that_changes_is_where_the_map_changes(cfg, layer):
     That is in the lower right, at the end; read in another order it would be elsewhere.
     """
     net = Net(cfg).eval()
-    still = torch.zeros(1, 3, 8, 32, 32)
+    still = torch.zeros(1, 3, 32 if cfg is SLOWFAST else 8, 32, 32)
     moved = still.clone()
-    moved[:, :, 6:, 24:, 24:] = 3.
+    moved[:, :, still.size(2) * 3 // 4:, 24:, 24:] = 3.
     before, after = (layer_output(net, net, layer, x) for x in (still, moved))
     change = (after - before).norm(dim=1)[0]  # T, H, W
     frames, height, width = change.shape
+    assert frames > 1 and height > 1 and width > 1
     t, h, w = (int(n) for n in torch.nonzero(change == change.max())[0])
     assert (t >= .74 * frames - 1, h >= .74 * height - 1, w >= .74 * width - 1) == (True, True, True)
     late, early = change[-(-frames * 3 // 4):].sum(), change[:frames // 2].sum()
     assert late > early
 
 
+@pytest.mark.parametrize('cfg, layer, size', [
+    (SWIN, 'backbone.norm1', (4, 4, 4)), (MVIT, 'backbone.blocks.1', (4, 4, 4))])
+def test_every_method_reads_a_transformer_the_same_way(cfg, layer, size, clip):
+    """Saliency of a layer's channel, comparison and report: channels are channels, time is time."""
+    net = Net(cfg).eval()
+    features = layer_output(net, net, layer, clip)
+    assert features.shape[2:] == size
+    channels = most_active_channels(net, clip, layer, 3).channels
+    want = features.relu().mean((2, 3, 4)).topk(3, 1).indices
+    assert torch.equal(channels, want)
+    leaf = clip[:1].clone().requires_grad_()
+    gradient, = torch.autograd.grad(layer_output(net, net, layer, leaf)[0, 1].relu().mean(), leaf)
+    torch.testing.assert_close(saliency(net, clip[:1], 1, layer), gradient.abs().amax(1))
+    assert comparison_layer(net, clip[:1]).startswith(layer)
+    row, = measure_clips(with_softmax(net), clip[:1], [None], layer, Settings(iterations=1))
+    assert len(row['blobs']) == size[0]
+    frames = np.zeros((8, 32, 32, 3), np.uint8)
+    found = analyse_clip(with_softmax(net), Clip('x', clip[:1], frames, None), iterations=1, channels=0)
+    assert found.layer.startswith(layer) and len(found.attention) == 8
+    maps = upsample_maps(grad_cam(with_softmax(net), clip[:1], found.target, found.layer), (8, 32, 32))
+    np.testing.assert_allclose(found.attention, normalise_maps(maps)[0].mean((1, 2)), atol=1e-5)
+
+
+def with_softmax(net):
+    """The net with softmax scores, its layers under the same names."""
+    wrapped = nn.Module()
+    wrapped.backbone = net.backbone
+    wrapped.forward = lambda x: net(x).softmax(1)
+    return wrapped
+
+
 def test_slowfast_has_a_layer_for_each_pathway():
-    net = Net(dict(type='ResNet3dSlowFast', pretrained=None, resample_rate=4, speed_ratio=4, channel_ratio=4,
-                   slow_pathway=dict(type='resnet3d', depth=18, pretrained=None, lateral=True, conv1_kernel=(1, 7, 7),
-                                     base_channels=8, dilations=(1, 1, 1, 1), conv1_stride_t=1, pool1_stride_t=1,
-                                     inflate=(0, 0, 1, 1), norm_eval=False),
-                   fast_pathway=dict(type='resnet3d', depth=18, pretrained=None, lateral=False, base_channels=2,
-                                     conv1_kernel=(5, 7, 7), conv1_stride_t=1, pool1_stride_t=1, norm_eval=False)))
+    net = Net(SLOWFAST)
     net = net.eval()
     clip = torch.randn(1, 3, 32, 64, 64)
     slow, fast = default_layers(net, net, clip)
     assert slow == 'backbone.slow_path.layer4' and fast == 'backbone.fast_path.layer4'
     with pytest.warns(UserWarning, match=r"2 pathways: 'backbone.slow_path.layer4' is shown.*fast_path.layer4"):
         assert last_map_layer(net, net, clip) == slow
+    shown = Clip('x', clip, np.zeros((32, 64, 64, 3), np.uint8), None)
+    found = analyse_clip(with_softmax(net), shown, iterations=1, channels=0)
+    assert found.layer == slow and '2 pathways' in found.notes[0] and fast in found.notes[0]
+    assert analyse_clip(with_softmax(net), shown, layer=fast, iterations=1, channels=0).notes == []
     assert layer_output(net, net, slow, clip).shape[2] == 8 and layer_output(net, net, fast, clip).shape[2] == 32
 
 

@@ -392,14 +392,25 @@ def test_other_settings_are_refused_and_fewer_clips_are_enough(compared_once, co
     (copy / 'rows').mkdir(parents=True)
     for name in ('run.json', 'rows/rank0.jsonl'):
         (copy / name).write_bytes((out / name).read_bytes())
-    fewer = run(compared, copy, '--max-samples', '4', '--sample-seed', '1')
+    for i, insertion in enumerate((.6, .3)):
+        found = {'grad_cam': [.2, insertion, [.3, .5]], 'random': [.5, .5, None]}
+        (tmp_path / f'{i}.json').write_text(json.dumps(found))
+    fewer = run(compared, copy, '--max-samples', '4', '--sample-seed', '1', '--target', 'class 1', '--scores',
+                tmp_path / '0.json', tmp_path / '1.json')
+    assert fewer.returncode == 2 and "setting target: 'prediction' then, 1 now" in fewer.stderr  # by its name
+    fewer = run(compared, copy, '--max-samples', '4', '--sample-seed', '1', '--scores', tmp_path / '0.json',
+                tmp_path / '1.json')
     labels = [(index % 2, ) for index in range(10)]
     drawn = sorted(balanced_order(labels, seed=1)[:4])
     summary = json.loads((copy / 'summary.json').read_text())
     assert fewer.returncode == 0 and summary['clips'] == 4 and summary['sample'] == drawn
     assert sorted(index % 2 for index in drawn) == [0, 0, 1, 1] and 6 not in drawn  # two of each class
-    assert '4 of 10 clips: as many of each class as can be, drawn with seed 1' in (copy / 'tables.md').read_text()
-    assert Path(f'{copy}.notes').read_text().split() == ['a0', 'b0']  # nothing but the clip that shows the layer
+    text = (copy / 'tables.md').read_text()
+    assert '4 of 10 clips: as many of each class as can be, drawn with seed 1' in text
+    assert '| LeNet-3T | grad_cam | 0.200 | 0.600 | 0.400 | 0.300 to 0.500 |' in text
+    assert '| C-LSTM | random | 0.500 | 0.500 | 0.000 | – |' in text and summary['explanations'][1]['grad_cam'] == dict(
+        auc_deletion=.2, auc_insertion=.3, interval=[.3, .5])
+    assert Path(f'{copy}.notes').read_text().split() == ['a0', 'b0'] * 2  # nothing but the clip that shows the layer
 
 
 def test_mistakes_are_one_line(compared, tmp_path):
