@@ -182,7 +182,78 @@ def test_grad_cam(project, tool, tmp_path, name):
     assert stored['maps'].shape[0] == (2 if name == 'three' else 5)  # steps of the layer: 12 / 2 - 4, and one per frame
     count, width, height = video_size(tmp_path / 'test_00000.gif')
     assert count == len(clip.frames) and (width, height) == (5 * (2 * 32 + 4), 5 * 32)
-    assert pd.read_csv(tmp_path / 'table_3.csv')['metric'].tolist() == ['blob count', 'blob size', 'centre distance']
+    summary = pd.read_csv(tmp_path / 'table_3.csv').set_index('metric')
+    assert list(summary.index) == ['blob count', 'blob size', 'centre distance']
+    steps = stored['maps'].shape[0]  # each map of the two clips counts once, not once per frame
+    assert table['maps'].tolist() == [steps] * 2 and summary.loc['blob count', 'count'] == 2 * steps
+
+
+@pytest.mark.filterwarnings('ignore:layer .* has one time step')
+def test_one_time_step_is_one_map_and_no_evidence_is_said(project, tool, tmp_path, capsys):
+    """Four frames leave one time step; class 1 has no weights in the head, so that nothing can speak for it."""
+    state = torch.load(project / 'three.pth')
+    state['state_dict']['cls_head.fc_cls.weight'][1] = 0
+    torch.save(state, tmp_path / 'silent.pth')
+    options = ('--dataset', 'test', '--classes', project / 'classes.txt')
+    assert tool('grad_cam', project / 'three.py', tmp_path / 'silent.pth', *options, '--target', 'point', '--out',
+                tmp_path / 'silent') == 0
+    out = capsys.readouterr().out
+    sentence = 'nothing in backbone.conv2 speaks for point'
+    assert out.count(sentence) == 2 and 'blob size: no values (n = 0)' in out and 'nan ±' not in out
+    assert pd.read_csv(tmp_path / 'silent/blobs.csv')['note'].tolist() == [sentence] * 2
+    band = cv2.imread(str(tmp_path / 'silent/test_00000.png'))[2 * 32 + 2:]
+    assert len(band) > 15 and (band == (234, 243, 253)).all(-1).mean() > .5 and (band < 100).any()  # letters on paper
+    assert video_size(tmp_path / 'silent/test_00000.mp4')[2] > 4 * 32
+
+    two = (project / 'two.py', project / 'two.pth', *options, '--cfg-options', 'test_pipeline.1.num_clips=1',
+           'test_dataloader.dataset.pipeline.1.num_clips=1')
+    assert tool('grad_cam', *two, '--target', 'label', '--out', tmp_path / 'two') == 0
+    table = pd.read_csv(tmp_path / 'two/blobs.csv')
+    assert table['maps'].tolist() == [1, 1] and table['note'].str.endswith('has one time step: where, not when').all()
+    assert pd.read_csv(tmp_path / 'two/table_3.csv')['count'][0] == 2
+
+
+@pytest.mark.parametrize('name, file, options', [
+    ('grad_cam', 'blobs.csv', ()), ('temporal_masks', 'masks.csv', ('--iterations', 1)), ('saliency', None, ()),
+    ('class_channels', 'channels.csv', ('--max-layers', 1))])
+def test_classes_by_name_in_every_tool(project, tool, tmp_path, capsys, name, file, options):
+    three = (project / 'three.py', project / 'three.pth', project / 'a.mp4', *options)
+    assert tool(name, *three, '--classes', project / 'classes.txt', '--target', 'Clap', '--out', tmp_path) == 0
+    if file is None:
+        assert 'a: clap' in capsys.readouterr().out and np.load(tmp_path / 'a.npz')['target'] == 2
+    else:
+        table = pd.read_csv(tmp_path / file)
+        assert set(table['class' if name == 'class_channels' else 'class_name']) == {'clap'}
+    assert tool(name, *three, '--classes', project / 'classes.txt', '--target', 'clip', '--out', tmp_path / 'no') == 2
+    assert "'clip' is no class" in capsys.readouterr().err and not (tmp_path / 'no').exists()
+
+
+def test_labels_names_and_samples(project, tool, tmp_path, capsys):
+    """Several labels, labels of files, names of the checkpoint, and a sample that is no first class only."""
+    config = (project / 'three.py', project / 'three.pth')
+    run = ('--classes', project / 'classes.txt', '--target', 'label', '--out')
+    (tmp_path / 'several.txt').write_text('a.mp4 0 2\nb.mp4 1\n')
+    several = ('--cfg-options', f'test_dataloader.dataset.ann_file={tmp_path}/several.txt',
+               'test_dataloader.dataset.multi_class=True', 'test_dataloader.dataset.num_classes=3')
+    assert tool('grad_cam', *config, '--dataset', 'test', *run, tmp_path / 'several', *several) == 1
+    error = capsys.readouterr().err
+    assert "has several labels (wave, clap); give a class: --target 'wave'" in error
+    assert pd.read_csv(tmp_path / 'several/blobs.csv')['target'].tolist() == [1]
+
+    assert tool('grad_cam', *config, project / 'a.mp4', *run, tmp_path / 'no') == 2
+    assert 'has no label: --target label needs --dataset or --labels' in capsys.readouterr().err
+    (tmp_path / 'list.txt').write_text('a.mp4 clap\n')
+    assert tool('grad_cam', *config, project / 'a.mp4', '--labels', tmp_path / 'list.txt', *run, tmp_path / 'list') == 0
+    assert pd.read_csv(tmp_path / 'list/blobs.csv')['label'].tolist() == [2]
+
+    (tmp_path / 'sorted.txt').write_text('a.mp4 0\n' * 4 + 'b.mp4 2\n' * 3)
+    ordered = ('--cfg-options', f'test_dataloader.dataset.ann_file={tmp_path}/sorted.txt')
+    assert tool('grad_cam', *config, '--dataset', 'test', '--limit', 4, *run, tmp_path / 'some', *ordered) == 0
+    assert pd.read_csv(tmp_path / 'some/blobs.csv')['label'].tolist() == [0, 0, 2, 2]
+
+    state = dict(torch.load(config[1]), meta=dict(dataset_meta=dict(classes=('x', 'y', 'z'))))
+    torch.save(state, tmp_path / 'named.pth')
+    assert ClipReader(load_recognizer(str(config[0]), str(tmp_path / 'named.pth'))).class_names() == ['x', 'y', 'z']
 
 
 def test_saliency(project, tool, tmp_path):
