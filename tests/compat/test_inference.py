@@ -356,7 +356,7 @@ def test_a_network_of_whole_videos_sees_the_whole_video(project, tmp_path, capsy
      8, 64)])
 def test_what_a_pipeline_covers(kind, step, frames, span):
     config = Config(dict(model=dict(type=kind), test_pipeline=[dict(type='DecordInit'), step]))
-    found = video_demo.test_sampling(config)
+    found = video_demo.clip_sampling(config)
     assert (found.frames, found.span) == (frames, span) and found.sampler.startswith(step['type'])
 
 

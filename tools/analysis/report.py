@@ -54,19 +54,11 @@ def skip(title: str, error: Exception) -> str:
     return f'{type(error).__name__}: {reason}'
 
 
-def files_of(reader: ClipReader, split: str) -> List[str]:
-    """Of every entry of a data set the name that tells its file from the others."""
-    dataset = reader.dataset(split)
-    info = getattr(dataset, 'get_data_info', lambda i: {})
-    return distinct_names([str(info(i).get('filename') or info(i).get('frame_dir') or '')
-                           for i in range(len(dataset))], suffix=False)
-
-
 def check_same_clips(readers: List[ClipReader], models: List[ModelInfo], args: argparse.Namespace) -> None:
     """ValueError if an entry of the data set is another clip for another model."""
     if not args.dataset or len(readers) == 1:
         return
-    first, *others = (files_of(reader, args.dataset) for reader in readers)
+    first, *others = (reader.file_names(args.dataset) for reader in readers)
     for model, files in zip(models[1:], others):
         if first != files:
             i = next((i for i, pair in enumerate(zip(first, files)) if pair[0] != pair[1]), None)

@@ -27,8 +27,8 @@ from mmaction.apis import ActionRecogInferencer
 from mmengine.config import DictAction
 from PIL import Image, ImageDraw, ImageFont
 
+from tconv_mmaction.cli.clip_sampling import ClipSampling, clip_sampling
 from tconv_mmaction.cli.mistakes import exit_code
-from tconv_mmaction.cli.test_sampling import TestSampling, test_sampling
 from tconv_mmaction.interpret.access.clips import ClipReader, load_recognizer
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.browser_video import CODECS, write_video
@@ -155,11 +155,11 @@ def main(argv=None):
     config.merge_from_dict(args.cfg_options)
     fps = reader.get_avg_fps()
     try:
-        sampling = test_sampling(config, fps)
+        sampling = clip_sampling(config, fps)
     except ValueError:
         if not args.window:
             raise
-        sampling = TestSampling('one that does not say what it takes', 0, None)
+        sampling = ClipSampling('one that does not say what it takes', 0, None)
     window = args.window or sampling.span
     kind = 'array' if window else 'video'
     inferencer = ActionRecogInferencer(config, args.checkpoint, args.device, input_format=kind)

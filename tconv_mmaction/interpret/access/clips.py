@@ -17,6 +17,7 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from ...utils.config_file import read_config
+from ...utils.distinct_names import distinct_names
 from .adapters import RecognizerScores
 from .targets import class_names, labels_of
 
@@ -170,6 +171,14 @@ class ClipReader:
             return [()] * len(dataset)
         classes = self.model.cls_head.num_classes
         return [labels_of(info(i).get('label'), classes) for i in range(len(dataset))]
+
+    def file_names(self, split: str) -> List[str]:
+        """Of every entry of a data set the name that tells its file from the others; 'clip 3' where it has none."""
+        dataset = self.dataset(split)
+        info = getattr(dataset, 'get_data_info', lambda i: {})
+        entries = [info(i) for i in range(len(dataset))]
+        return distinct_names([str(entry.get('filename') or entry.get('frame_dir') or f'clip {i}')
+                               for i, entry in enumerate(entries)], suffix=False)
 
     def class_names(self, path: Optional[str] = None, split: Optional[str] = None) -> List[str]:
         """Names of the model's classes: of a file with one per line, else of the data set that clips are taken of,

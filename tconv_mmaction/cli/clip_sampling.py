@@ -12,9 +12,8 @@ from mmengine.config import Config
 LONG = 100_000  # frames: a video that no fixed stretch covers
 
 
-class TestSampling(NamedTuple):
+class ClipSampling(NamedTuple):
     """What one clip of the test pipeline covers."""
-    __test__ = False  # no test of pytest's, whatever the name
     sampler: str  # as it prints itself
     frames: int  # of a clip
     span: Optional[int]  # frames from a clip's first to its last; None: the whole video, however long it is
@@ -33,7 +32,7 @@ def _indices(sampler, total: int, fps: float, whole: bool) -> np.ndarray:
     return indices.reshape(clips, -1)[0]
 
 
-def test_sampling(config: Config, fps: float = 25.) -> TestSampling:
+def clip_sampling(config: Config, fps: float = 25.) -> ClipSampling:
     """What one clip of the test pipeline covers.
 
     Args:
@@ -55,10 +54,7 @@ def test_sampling(config: Config, fps: float = 25.) -> TestSampling:
                              f'({type(error).__name__}: {error}); give --window.') from error
         spans = [int(indices.max() - indices.min()) + 1 for indices in (short, long)]
         if spans[1] > 1.5 * spans[0]:
-            return TestSampling(str(sampler), len(short), None)
+            return ClipSampling(str(sampler), len(short), None)
         interval = int(np.diff(short)[0]) if len(short) > 1 else 1  # a clip is as long as its last step, too
-        return TestSampling(str(sampler), len(short), max(1, spans[0] - 1 + max(1, interval)))
+        return ClipSampling(str(sampler), len(short), max(1, spans[0] - 1 + max(1, interval)))
     raise ValueError('the test pipeline of the config has no sampler of frames; give --window.')
-
-
-test_sampling.__test__ = False
