@@ -90,7 +90,7 @@ def _class_scores(analysis: ClipAnalysis, classes: Sequence[str]) -> str:
               and i < len(classes)]
     rows = []
     for i in order:
-        remarks = [word for word, said in (('explained', i == analysis.target), ('label', i == analysis.label))
+        remarks = [word for word, said in (('explained', i == analysis.target), ('true', i == analysis.label))
                    if said]
         name = escaped(classes[i]) + (f' <span class="soft">({", ".join(remarks)})</span>' if remarks else '')
         rows.append((name, float(analysis.scores[i]), i == analysis.target))
