@@ -8,6 +8,7 @@ mode and of the peak memory of a step. ``all.py --page`` does it by itself.
 """
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
@@ -40,27 +41,29 @@ def rows(models: pd.DataFrame, memory: Optional[pd.DataFrame]) -> List[Dict[str,
 
 
 def plot(found: Sequence[Dict[str, object]], title: str, path: Path) -> None:
-    """A line per network with a dot for each ratio, less than 1 to the left, on a logarithmic axis."""
+    """A line per network with a dot for each ratio, less than 1 to the left; narrow, to be read on a phone too."""
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(8, 1.2 + 0.36 * len(found)), layout='constrained')
+    figure = Figure(figsize=(5, 1.3 + 0.42 * len(found)), layout='constrained')
     axes = figure.subplots()
     axes.axvline(1, color='black', linewidth=0.8)
     for kind, color, marker in zip(RATIOS, COLORS, 'osD'):
         points = [(row[kind], place) for place, row in enumerate(found) if row[kind] is not None]
-        axes.scatter(*zip(*points), color=color, marker=marker, s=42, label=f'{kind}', zorder=3)
-    axes.set_yticks(range(len(found)), [f'{row["network"]}, {row["input"]}\nagainst {row["against"]}' for row in found],
-                    fontsize=7)
-    axes.invert_yaxis()
-    axes.grid(axis='y', color='#dddddd', linewidth=0.7)
+        axes.scatter(*zip(*points), color=color, marker=marker, s=36, label=kind, zorder=3)
+    for place, row in enumerate(found):
+        axes.text(0.256, place - 0.27, f'{row["network"]} / {row["against"]}, {row["input"]}', fontsize=7.5,
+                  va='center', bbox=dict(color='white', pad=0.5))
+    axes.hlines(range(len(found)), 0.25, 2.1, color='#dddddd', linewidth=0.7, zorder=1)
+    axes.set_ylim(len(found) - 0.5, -0.7)
+    axes.set_yticks([])
     axes.set_xscale('log', base=2)
     ticks = [0.25, 0.35, 0.5, 0.7, 1, 1.4, 2]
     axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
     axes.minorticks_off()
     axes.set_xlim(0.25, 2.1)
-    axes.set_xlabel('ratio to the peer: left of 1 is faster or smaller')
-    axes.legend(loc='upper right', fontsize=8, framealpha=1)
-    figure.suptitle(title, fontsize=8)
-    figure.savefig(path, dpi=120)
+    axes.set_xlabel('network / peer: left of 1 is faster or smaller')
+    figure.legend(loc='outside upper center', ncols=3, fontsize=9, frameon=False,
+                  title='\n'.join(textwrap.wrap(title, 76)), title_fontsize=6.5)
+    figure.savefig(path, dpi=160)
 
 
 def write(out_dir: Path, device: str = 'cpu') -> bool:
