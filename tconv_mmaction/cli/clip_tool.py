@@ -18,6 +18,7 @@ from ..interpret.access.clips import Clip, ClipReader, class_names, load_recogni
 from ..interpret.access.modules import find_layer
 from ..interpret.comparison.mask_metrics import Summary
 from ..utils import atomic_write_text
+from .figure_options import add_figure_arguments
 
 MISTAKES = (ValueError, TypeError, KeyError, IndexError, FileNotFoundError, ImportError)
 
@@ -44,7 +45,7 @@ def clip_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('--classes', help='file with one class name per line')
     parser.add_argument('--target', default='prediction', help="class index, 'label' (with --dataset) or 'prediction' "
                         '(default)')
-    parser.add_argument('--format', choices=('mp4', 'gif'), default='mp4', help='of the films (default mp4)')
+    add_figure_arguments(parser, films=True)
     parser.add_argument('--fps', type=float, default=8., help='frames per second of the films (default 8)')
     return parser
 

@@ -12,7 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..interpret.parameter_statistics import MODEL_ROW, parameter_statistics
-from ..interpret.pictures.temporal_figures import draw_distributions, draw_trajectories, filter_trajectory, save_figure
+from ..interpret.pictures.figure_files import save_figure
+from ..interpret.pictures.temporal_figures import draw_distributions, draw_trajectories, filter_trajectory
 from ..interpret.temporal_parameters import (
     is_sharded,
     kernel_sizes,

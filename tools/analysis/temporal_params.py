@@ -28,13 +28,13 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from tconv_mmaction.cli.clip_tool import fitted_parameters, titles_of
+from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
 from tconv_mmaction.compat.checkpoints import UnsafeCheckpointError
 from tconv_mmaction.interpret import (
     draw_distributions,
     draw_trajectories,
     kernel_sizes,
     parameter_statistics,
-    save_figure,
     save_parameters,
     table_2,
     temporal_layers,
@@ -126,6 +126,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--fit', action='store_true', help='read plain 3D convolutions as 3T kernels, too')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         help='override settings of all the configs: key=value pairs, lists as key="[a,b]"')
+    add_figure_arguments(parser)
     return parser
 
 
@@ -134,7 +135,7 @@ def analyse(args: argparse.Namespace) -> Path:
     titles = args.titles or titles_of(pairs)
     if len(titles) != len(pairs) or len(set(titles)) != len(titles):
         raise ValueError(f'--titles: {len(pairs)} model(s) need as many different names, got {titles}.')
-    filters = parse_filters(args.filters)
+    filters, files = parse_filters(args.filters), figure_files(args)
     models = {title: load_model(*pair, args.cfg_options, args.fit) for title, pair in zip(titles, pairs)}
     parameters = {title: fitted_parameters(model) if args.fit else temporal_parameters(model)
                   for title, model in models.items()}
@@ -162,7 +163,7 @@ def analyse(args: argparse.Namespace) -> Path:
     for title, model in models.items():
         save_parameters(out / f'{names[title]}.npz', model, parameters[title])
     for name, figure in figures.items():
-        save_figure(figure, out / f'{name}.png')
+        files.save(figure, out / name)
     for title, statistic in statistics.items():
         if statistic['transform'].isin(('free', 'mixed')).any():
             print(f'{title}: free transforms are read as their closest similarity; the mean part it leaves out is '

@@ -11,8 +11,6 @@ filters over the slices of their kernel (Fig. 3). The figures show what happens 
 
 Nothing here touches pyplot: the figures are plain ``matplotlib.figure.Figure`` objects, for any backend and thread.
 """
-import io
-import os
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -24,8 +22,8 @@ from torch import Tensor
 
 from ...layers import TEMPORAL_PARAMETERS
 from ...maths.temporal_transform import affine_matrix
-from ...utils import atomic_write_bytes
 from ..model_motion import explained_text, is_fitted, to_show
+from .figure_files import save_figure  # noqa: F401  it was here, and is imported from here
 
 Parameters = Dict[str, Dict[str, Tensor]]  # what temporal_parameters returns
 Limits = Dict[str, Tuple[float, float]]
@@ -298,10 +296,3 @@ def draw_trajectories(parameters: Parameters, sizes: Dict[str, Sequence[int]],
     figure.legend(*grid[0, 2].get_legend_handles_labels(), loc='outside lower right', ncols=2, fontsize=8,
                   frameon=False)
     return figure
-
-
-def save_figure(figure: Figure, path: Union[str, 'os.PathLike[str]'], dpi: int = 110) -> None:
-    """Write the figure as PNG, whole or not at all."""
-    data = io.BytesIO()
-    figure.savefig(data, format='png', dpi=dpi)
-    atomic_write_bytes(path, data.getvalue())
