@@ -154,9 +154,9 @@ def open_loop(args: argparse.Namespace):
     return model, ClipLoop(reader, args), class_names(args.classes, model.cls_head.num_classes)
 
 
-def fitted_parameters(model) -> dict:
+def fitted_parameters(model, clip_shape=None) -> dict:
     """``temporal_parameters(model, fit=True)``, with a line per layer while it works."""
-    return temporal_parameters(model, fit=True, progress=lambda name, number, count: print(
+    return temporal_parameters(model, fit=True, clip_shape=clip_shape, progress=lambda name, number, count: print(
         f'fitted {number} of {count}: {name}', flush=True))
 
 

@@ -29,7 +29,7 @@ from tconv_mmaction.interpret import (
 )
 from tconv_mmaction.interpret.access.modules import choose_target, frozen
 from tconv_mmaction.interpret.pictures.rendering import beside, heat, strip, write_clip, write_image
-from tconv_mmaction.interpret.pictures.temporal_figures import filter_trajectory
+from tconv_mmaction.interpret.trajectories import filter_trajectory
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 
 
