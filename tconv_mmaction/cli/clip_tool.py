@@ -18,6 +18,7 @@ from ..interpret.access.clips import Clip, ClipReader, class_names, load_recogni
 from ..interpret.access.modules import find_layer
 from ..interpret.comparison.mask_metrics import Summary
 from ..utils import atomic_write_text
+from .figure_options import add_figure_arguments
 
 MISTAKES = (ValueError, TypeError, KeyError, IndexError, FileNotFoundError, ImportError)
 
@@ -44,7 +45,7 @@ def clip_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('--classes', help='file with one class name per line')
     parser.add_argument('--target', default='prediction', help="class index, 'label' (with --dataset) or 'prediction' "
                         '(default)')
-    parser.add_argument('--format', choices=('mp4', 'gif'), default='mp4', help='of the films (default mp4)')
+    add_figure_arguments(parser, films=True)
     parser.add_argument('--fps', type=float, default=8., help='frames per second of the films (default 8)')
     return parser
 
@@ -153,9 +154,9 @@ def open_loop(args: argparse.Namespace):
     return model, ClipLoop(reader, args), class_names(args.classes, model.cls_head.num_classes)
 
 
-def fitted_parameters(model) -> dict:
+def fitted_parameters(model, clip_shape=None) -> dict:
     """``temporal_parameters(model, fit=True)``, with a line per layer while it works."""
-    return temporal_parameters(model, fit=True, progress=lambda name, number, count: print(
+    return temporal_parameters(model, fit=True, clip_shape=clip_shape, progress=lambda name, number, count: print(
         f'fitted {number} of {count}: {name}', flush=True))
 
 

@@ -10,7 +10,8 @@ from .model_motion import LayerMotion, fit_kernels, fittable_kernels
 from .motion_ladder import Ladder, motion_ladder
 from .motion_null import MotionNull, motion_null
 from .parameter_statistics import parameter_statistics, table_2
-from .pictures.temporal_figures import draw_distributions, draw_trajectories, save_figure
+from .pictures.figure_files import save_figure
+from .pictures.temporal_figures import draw_distributions, draw_trajectories
 from .receptive_field import effective_receptive_field, field_marginals
 from .saliency import channel_saliency, most_active_channels, saliency, strongest_frame
 from .temporal_filters import (

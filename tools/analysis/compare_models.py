@@ -32,7 +32,8 @@ from mmengine.dist import barrier, broadcast_object_list, get_dist_info, is_main
 from mmengine.runner import runner as mmengine_runner
 from torch import Tensor
 
-from tconv_mmaction.interpret import drop_ratio, mask_runs, save_figure
+from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
+from tconv_mmaction.interpret import drop_ratio, mask_runs
 from tconv_mmaction.interpret.access.clips import ClipReader, class_names, load_recognizer
 from tconv_mmaction.interpret.comparison.comparison_log import (
     RowLog,
@@ -217,7 +218,7 @@ def report(models: List[Model], titles: List[str], rows: dict, samples: int, arg
                       .to_csv(index=False))
     atomic_write_text(args.out / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
     atomic_write_text(args.out / 'tables.md', text)
-    save_figure(draw_histograms(comparison, titles), args.out / 'histograms.png')
+    figure_files(args).save(draw_histograms(comparison, titles), args.out / 'histograms')
     print(f'\n{text}\nwritten to {args.out}', flush=True)
     return 1 if skipped else 0
 
@@ -252,6 +253,7 @@ def same_videos(models: List[Model]) -> int:
 def analyse(args: argparse.Namespace) -> int:
     settings = Settings(args.target, args.iterations, args.lambda1, args.lambda2, args.threshold)
     settings.check()
+    figure_files(args)
     if args.max_samples is not None and args.max_samples < 1:
         raise ValueError(f'--max-samples must be at least 1, got {args.max_samples}.')
     titles = titles_of(args)
@@ -314,6 +316,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--chunk-size', type=int, default=4, help='clips searched side by side; bounds the memory '
                         '(default 4)')
     parser.add_argument('--retry-skipped', action='store_true', help='try clips again that were skipped before')
+    add_figure_arguments(parser)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu',
                         help='default: CUDA if there is one')
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',

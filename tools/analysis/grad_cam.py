@@ -38,7 +38,7 @@ def analyse(args) -> int:
         shown = normalise_maps(upsample_maps(maps, clip.frames.shape[:3]))[0].cpu()
         painted = overlay(clip.frames, shown.numpy())
         write_image(args.out / f'{name}.png', strip([clip.frames, painted]))
-        write_clip(args.out / f'{name}.{args.format}', beside([clip.frames, painted]), args.fps)
+        write_clip(args.out / f'{name}.{args.film}', beside([clip.frames, painted]), args.fps)
         with atomic_open(args.out / f'{name}.npz', 'wb') as file:
             np.savez_compressed(file, maps=maps[0].cpu().numpy(), target=target, layer=layer)
         found = blob_metrics(shown)

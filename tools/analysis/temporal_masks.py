@@ -15,13 +15,13 @@ import torch
 from matplotlib.figure import Figure
 
 from tconv_mmaction.cli import clip_tool
+from tconv_mmaction.cli.figure_options import figure_files
 from tconv_mmaction.interpret import (
     RecognizerScores,
     drop_difference,
     drop_ratio,
     find_temporal_mask,
     mask_length,
-    save_figure,
     summarize,
 )
 from tconv_mmaction.interpret.access.clips import class_names
@@ -63,6 +63,7 @@ def analyse(args) -> int:
     loop = clip_tool.ClipLoop(reader, args)
     names = class_names(args.classes, model.cls_head.num_classes)
     score_fn = RecognizerScores(model)
+    figures = figure_files(args)
     rows, masks, losses = [], {}, {}
 
     def work(name, clip):
@@ -71,9 +72,9 @@ def analyse(args) -> int:
                                    chunk_size=args.chunk_size)
         mask, target = found.mask[0].cpu().numpy(), int(found.target[0])
         frozen = frozen_frames(clip.frames, mask)
-        save_figure(draw(clip, frozen, found, f'{clip.name}, {names[target]}'), args.out / f'{name}.png')
+        figures.save(draw(clip, frozen, found, f'{clip.name}, {names[target]}'), args.out / name)
         film = with_timeline(beside([clip.frames, frozen]), mask)
-        write_clip(args.out / f'{name}.{args.format}', film, args.fps)
+        write_clip(args.out / f'{name}.{args.film}', film, args.fps)
         masks[name], losses[name] = mask, found.losses[0].cpu().numpy()
         rows.append(dict(
             clip=name, target=target, class_name=names[target], label=clip.label, original=float(found.original[0]),

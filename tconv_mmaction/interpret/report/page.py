@@ -14,6 +14,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple, Union
 import numpy as np
 
 from ..comparison.mask_metrics import MIN_DROP
+from ..trajectories import LEAST, motion_text
 from .clip_analysis import LOSSLESS_PIXELS, ChannelReport, ClipAnalysis
 
 TOP_CLASSES = 5
@@ -170,13 +171,10 @@ def _reach(values: Sequence[np.ndarray], least: float) -> float:
 def _channel(channel: ChannelReport, limits: Tuple[float, float, float], pixels: str) -> str:
     path, note = channel.trajectory, f' The fit {escaped(channel.note)}.' if channel.note else ''
     if path is None:
-        return _channel_pictures(channel, pixels, note, '')
-    x, y = path.path[-1]
-    rotation = float(path.clockwise[-1])
-    moves = (f'Over its {len(path.zoom)} slices the content is zoomed by {path.zoom[-1]:.3f}, turned by '
-             f'{abs(rotation):.2f}° {"clockwise" if rotation >= 0 else "counter-clockwise"} and moved by '
-             f'{abs(x):.2f} px to the {"right" if x >= 0 else "left"} and {abs(y):.2f} px '
-             f'{"down" if y >= 0 else "up"}.')
+        unused = ' No slice of its kernel after the first sees a frame of this clip, so its transforms do nothing.'
+        return _channel_pictures(channel, pixels, note or unused, '')
+    moves = motion_text(path)
+    moves = f'{moves[0].upper()}{moves[1:]}.'
     plots = ((_curve(path.zoom, 1, limits[0], 'Zoom', ''), 'zoom'),
              (_curve(path.clockwise, 0, limits[1], 'Clockwise rotation', '°'), 'turn'),
              (_path(path.path, limits[2]), 'path'))
@@ -203,8 +201,9 @@ def _channels(analysis: ClipAnalysis, pixels: str) -> str:
         paths = [channel.trajectory for channel in found if channel.trajectory is not None]
         kind = 'layer' if any(channel.note for channel in found) else '3T layer'
         # the same scales for the channels of a layer, and no magnified rounding errors
-        limits = (_reach([path.zoom - 1 for path in paths], 0.001), _reach([path.clockwise for path in paths], 0.1),
-                  _reach([path.path for path in paths], 0.01))
+        limits = (_reach([path.zoom - 1 for path in paths], LEAST.zoom),
+                  _reach([path.clockwise for path in paths], LEAST.degrees),
+                  _reach([path.path for path in paths], LEAST.pixels))
         parts.append(f'<h4>Most active channels of the {kind} {escaped(layer)}</h4><div class="channels">'
                      f'{"".join(_channel(channel, limits, pixels) for channel in found)}</div>')
     return ''.join(parts)
