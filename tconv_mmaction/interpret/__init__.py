@@ -3,13 +3,16 @@ from .access.modules import find_layer
 from .class_channels import channel_contributions, channel_table, draw_class_channels, summarize_contributions
 from .comparison.blob_metrics import BlobMetrics, blob_metrics, detect_blobs
 from .comparison.mask_metrics import drop_difference, drop_ratio, mask_length, summarize, welch_test
+from .disjoint_masks import find_disjoint_masks
 from .fit_temporal_parameters import FittedMotion, fit_temporal_parameters
+from .freeze import freeze_frames, mask_runs, reverse_frames
 from .grad_cam import grad_cam, normalise_maps, upsample_maps
 from .maximize_activation import MaximizedActivation, maximize_activation
 from .model_motion import LayerMotion, fit_kernels, fittable_kernels
 from .motion_ladder import Ladder, motion_ladder
 from .motion_null import MotionNull, motion_null
 from .parameter_statistics import parameter_statistics, table_2
+from .perturbations import PERTURBATIONS, perturb
 from .pictures.temporal_figures import draw_distributions, draw_trajectories, save_figure
 from .receptive_field import effective_receptive_field, field_marginals
 from .saliency import channel_saliency, most_active_channels, saliency, strongest_frame
@@ -20,17 +23,19 @@ from .temporal_filters import (
     temporal_axes,
     temporal_kernels,
 )
-from .temporal_mask import TemporalMask, find_temporal_mask, freeze_frames, mask_runs, reverse_frames, total_variation
+from .temporal_mask import TemporalMask, find_temporal_mask, total_variation
 from .temporal_parameters import kernel_sizes, load_parameters, save_parameters, temporal_layers, temporal_parameters
 
 __all__ = [
+    'PERTURBATIONS',
     'BlobMetrics', 'FittedMotion', 'Ladder', 'LayerMotion', 'MaximizedActivation', 'MotionNull', 'RecognizerScores',
     'TemporalMask', 'blob_metrics', 'channel_contributions', 'channel_saliency', 'channel_table', 'detect_blobs',
     'draw_class_channels', 'draw_distributions', 'draw_trajectories', 'drop_difference', 'drop_ratio',
-    'effective_receptive_field', 'energy_table', 'field_marginals', 'filter_distribution', 'find_layer',
+    'effective_receptive_field', 'energy_table', 'field_marginals', 'filter_distribution', 'find_disjoint_masks',
+    'find_layer',
     'find_temporal_mask', 'fit_kernels', 'fit_temporal_parameters', 'fittable_kernels', 'freeze_frames', 'grad_cam',
     'kernel_sizes', 'load_parameters', 'mask_length', 'mask_runs', 'maximize_activation', 'most_active_channels',
-    'motion_ladder', 'motion_null', 'normalise_maps', 'parameter_statistics', 'primary_temporal_filters',
+    'motion_ladder', 'motion_null', 'normalise_maps', 'parameter_statistics', 'perturb', 'primary_temporal_filters',
     'reverse_frames', 'saliency', 'save_figure', 'save_parameters', 'strongest_frame', 'summarize',
     'summarize_contributions', 'table_2', 'temporal_axes', 'temporal_kernels', 'temporal_layers',
     'temporal_parameters', 'total_variation', 'upsample_maps', 'welch_test'
