@@ -8,9 +8,11 @@ from .disjoint_masks import find_disjoint_masks
 from .explanation_scores import (
     ExplanationScore,
     against,
+    areas,
     explanation_scores,
     joined,
-    score_methods,
+    method_curves,
+    method_maps,
     summarize_scores,
 )
 from .fit_temporal_parameters import FittedMotion, fit_temporal_parameters
@@ -43,15 +45,15 @@ from .temporal_parameters import kernel_sizes, load_parameters, save_parameters,
 __all__ = [
     'BlobMetrics', 'DeletionInsertion', 'ExplanationScore', 'FittedMotion', 'Ladder', 'LayerMotion', 'METHODS',
     'MaximizedActivation', 'MotionNull', 'PERTURBATIONS', 'RandomizationCheck', 'RecognizerScores', 'TemporalMask',
-    'against', 'blob_metrics', 'channel_contributions', 'channel_saliency', 'channel_table', 'deletion_insertion',
-    'detect_blobs', 'draw_class_channels', 'draw_distributions', 'draw_trajectories', 'drop_difference', 'drop_ratio',
-    'effective_receptive_field', 'energy_table', 'explain_clip', 'explanation_scores', 'field_marginals',
-    'filter_distribution', 'find_disjoint_masks', 'find_layer', 'find_temporal_mask', 'fit_kernels',
+    'against', 'areas', 'blob_metrics', 'channel_contributions', 'channel_saliency', 'channel_table',
+    'deletion_insertion', 'detect_blobs', 'draw_class_channels', 'draw_distributions', 'draw_trajectories',
+    'drop_difference', 'drop_ratio', 'effective_receptive_field', 'energy_table', 'explain_clip', 'explanation_scores',
+    'field_marginals', 'filter_distribution', 'find_disjoint_masks', 'find_layer', 'find_temporal_mask', 'fit_kernels',
     'fit_temporal_parameters', 'fittable_kernels', 'freeze_frames', 'grad_cam', 'integrated_gradients', 'joined',
-    'kernel_sizes', 'load_parameters', 'mask_length', 'mask_runs', 'maximize_activation', 'most_active_channels',
-    'motion_ladder', 'motion_null', 'normalise_maps', 'occlusion', 'over_frames', 'parameter_statistics', 'perturb',
-    'primary_temporal_filters', 'randomization_check', 'register_method', 'reverse_frames', 'saliency', 'save_figure',
-    'save_parameters', 'score_methods', 'smooth_grad', 'strongest_frame', 'summarize', 'summarize_contributions',
-    'summarize_scores', 'table_2', 'temporal_axes', 'temporal_kernels', 'temporal_layers', 'temporal_occlusion',
-    'temporal_parameters', 'total_variation', 'upsample_maps', 'welch_test'
+    'kernel_sizes', 'load_parameters', 'mask_length', 'mask_runs', 'maximize_activation', 'method_curves',
+    'method_maps', 'most_active_channels', 'motion_ladder', 'motion_null', 'normalise_maps', 'occlusion', 'over_frames',
+    'parameter_statistics', 'perturb', 'primary_temporal_filters', 'randomization_check', 'register_method',
+    'reverse_frames', 'saliency', 'save_figure', 'save_parameters', 'smooth_grad', 'strongest_frame', 'summarize',
+    'summarize_contributions', 'summarize_scores', 'table_2', 'temporal_axes', 'temporal_kernels', 'temporal_layers',
+    'temporal_occlusion', 'temporal_parameters', 'total_variation', 'upsample_maps', 'welch_test'
 ]

@@ -1,17 +1,19 @@
 """Methods compared: deletion and insertion of each over the same clips, with intervals, beside chance and the middle.
 
-:func:`score_methods` measures clips, :func:`explanation_scores` sums them up as what reports show; both take any model.
-The number that ranks methods is *insertion - deletion*: 0 is a map that says nothing, up to 1 in theory. It is compared
-with a random order over the same clips, pair by pair: clips differ far more among each other than methods do.
+:func:`method_maps`, :func:`method_curves` and :func:`areas` measure clips, :func:`explanation_scores` does all of it
+and sums up what reports show. The number that ranks methods is *insertion - deletion*: a map that says nothing is near
+0, and 1 is the most there can be. It is compared with a random order over the same clips, pair by pair: clips differ
+far more among each other than methods do.
 """
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
+import torch
 from scipy import stats
 from torch import Tensor, nn
 
 from .access.modules import Layer
-from .deletion_insertion import CELLS, deletion_insertion
+from .deletion_insertion import DeletionInsertion, deletion_insertion
 from .methods import METHODS, explain_clip, find_method
 
 RANDOM_ORDERS = 8  # per clip: their mean stands for chance
@@ -54,38 +56,52 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     return Interval(float(values.mean() - half), float(values.mean() + half))
 
 
-def score_methods(model: nn.Module, clip: Tensor, methods: Optional[Sequence[str]] = None,
-                  target: Union[int, str, Tensor, List[int]] = 'prediction', layer: Optional[Layer] = None,
-                  perturbation: str = 'freeze', unit: str = 'frames', cells: Sequence[int] = CELLS,
-                  chunk_size: int = 16, settings: Optional[Dict[str, dict]] = None) -> Aucs:
-    """AUC of deletion and insertion of every method for some clips.
+Maps = Dict[str, Union[Tensor, List[Tensor]]]  # method -> its map, or several draws of it
+
+
+def method_maps(model: nn.Module, clip: Tensor, methods: Optional[Sequence[str]] = None,
+                target: Union[int, str, Tensor, List[int]] = 'prediction', layer: Optional[Layer] = None,
+                settings: Optional[Dict[str, dict]] = None) -> Maps:
+    """The maps of several methods for some clips; of 'random' eight draws.
 
     Args:
         model: a recognizer of mmaction2, or (N, C, T, H, W) -> softmax scores (N, K).
         clip: (N, C, T, H, W).
-        methods: names of ``METHODS``; by default all. 'random' is the mean over 8 orders.
+        methods: names of ``METHODS``; by default all.
         target, layer: as for :func:`.explain_clip`.
-        perturbation, unit, cells, chunk_size: as for :func:`.deletion_insertion`.
         settings: method -> its settings, for instance ``{'temporal_mask': {'iterations': 100}}``.
 
-    Returns:
-        {method: (deletion (N,), insertion (N,))}
-
     Raises:
-        ValueError: for an unknown method, and what methods and scores raise.
+        ValueError: for an unknown method, and what the methods raise.
     """
     methods = list(METHODS) if methods is None else list(methods)
     for name in methods:
-        find_method(name)
-    found: Aucs = {}
-    for name in methods:
-        own = (settings or {}).get(name, {})
-        draws = [dict(own, seed=seed) for seed in range(RANDOM_ORDERS)] if name == 'random' else [own]
-        curves = [deletion_insertion(model, clip, explain_clip(model, clip, name, target, layer, **draw), target,
-                                     perturbation, unit, cells, chunk_size=chunk_size) for draw in draws]
-        found[name] = tuple(np.mean([getattr(curve, auc).cpu().double().numpy() for curve in curves], 0)
-                            for auc in ('auc_deletion', 'auc_insertion'))
+        find_method(name)  # before anything runs
+
+    def one(name: str, **more) -> Tensor:
+        return explain_clip(model, clip, name, target, layer, **dict((settings or {}).get(name, {}), **more))
+
+    return {name: [one(name, seed=seed) for seed in range(RANDOM_ORDERS)] if name == 'random' else one(name)
+            for name in methods}
+
+
+def method_curves(model: nn.Module, clip: Tensor, maps: Maps,
+                  target: Union[int, str, Tensor, List[int]] = 'prediction', **settings
+                  ) -> Dict[str, DeletionInsertion]:
+    """Deletion and insertion of each map, of several draws the mean curve; settings of :func:`.deletion_insertion`."""
+    found = {}
+    for name, draws in maps.items():
+        curves = [deletion_insertion(model, clip, draw, target, **settings)
+                  for draw in (draws if isinstance(draws, list) else [draws])]
+        found[name] = curves[0]._replace(deletion=torch.stack([curve.deletion for curve in curves]).mean(0),
+                                         insertion=torch.stack([curve.insertion for curve in curves]).mean(0))
     return found
+
+
+def areas(curves: Dict[str, DeletionInsertion]) -> Aucs:
+    """{method: (deletion (N,), insertion (N,))}, the areas under the curves of N clips."""
+    return {name: (curve.auc_deletion.cpu().double().numpy(), curve.auc_insertion.cpu().double().numpy())
+            for name, curve in curves.items()}
 
 
 def joined(parts: Sequence[Aucs]) -> Aucs:
@@ -94,7 +110,7 @@ def joined(parts: Sequence[Aucs]) -> Aucs:
 
 
 def summarize_scores(aucs: Aucs) -> Dict[str, ExplanationScore]:
-    """Means and intervals over clips of :func:`score_methods`' numbers."""
+    """Means and intervals over clips of the numbers of :func:`areas`."""
     return {name: ExplanationScore(float(deletion.mean()), float(insertion.mean()), mean_interval(insertion - deletion))
             for name, (deletion, insertion) in aucs.items()}
 
@@ -121,14 +137,17 @@ def against(aucs: Aucs, order: str = 'random') -> Dict[str, AgainstChance]:
 def explanation_scores(model: nn.Module, clips: Union[Tensor, Sequence[Tensor]],
                        methods: Optional[Sequence[str]] = None,
                        target: Union[int, str, Tensor, Sequence[int]] = 'prediction',
-                       layer: Optional[Layer] = None, **settings) -> Dict[str, ExplanationScore]:
+                       layer: Optional[Layer] = None, method_settings: Optional[Dict[str, dict]] = None,
+                       **settings) -> Dict[str, ExplanationScore]:
     """{method: (auc_deletion, auc_insertion, interval)} of a model over clips: what reports and comparisons show.
 
     Args:
-        model: as for :func:`score_methods`.
+        model: as for :func:`method_maps`.
         clips: (N, C, T, H, W), or a list of (1, C, T, H, W) of any sizes, which are done one after the other.
-        methods, layer, settings: as for :func:`score_methods`.
+        methods, layer: as for :func:`method_maps`.
         target: a class for all, one per clip, or 'prediction'.
+        method_settings: the settings of :func:`method_maps`.
+        settings: perturbation, unit, cells, steps and chunk_size of :func:`.deletion_insertion`.
 
     Returns:
         The mean areas over the clips; the interval is Student's 95 % one of *insertion - deletion*, NaN for one clip.
@@ -140,5 +159,8 @@ def explanation_scores(model: nn.Module, clips: Union[Tensor, Sequence[Tensor]],
     targets = [target] * len(parts) if single else [int(value) for value in target]
     if len(targets) != len(parts):
         raise ValueError(f'target must be one class or one per clip ({len(parts)}), got {len(targets)}.')
-    return summarize_scores(joined([score_methods(model, clip, methods, goal, layer, **settings)
-                                    for clip, goal in zip(parts, targets)]))
+    found = []
+    for clip, goal in zip(parts, targets):
+        maps = method_maps(model, clip, methods, goal, layer, method_settings)
+        found.append(areas(method_curves(model, clip, maps, goal, **settings)))
+    return summarize_scores(joined(found))

@@ -7,10 +7,12 @@ from torch import nn
 
 from tconv_mmaction.interpret import (
     against,
+    areas,
     deletion_insertion,
     explanation_scores,
+    method_curves,
+    method_maps,
     perturb,
-    score_methods,
     summarize_scores,
 )
 from tconv_mmaction.interpret.deletion_insertion import ranked
@@ -116,7 +118,11 @@ def test_scores_of_methods_that_know_and_do_not(knowing):
     clips = 0.1 * torch.rand(6, 1, 8, 3, 3)
     clips[:, :, 2:4] += 0.5 + 0.4 * torch.rand(6, 1, 1, 1, 1)
     names = ['right', 'wrong', 'centre', 'random']
-    aucs = score_methods(Bright([2, 3]), clips, names, 1, perturbation='grey')
+    maps = method_maps(Bright([2, 3]), clips, names, 1)
+    assert len(maps['random']) == 8
+    aucs = areas(method_curves(Bright([2, 3]), clips, maps, 1, perturbation='grey'))
+    draws = [deletion_insertion(Bright([2, 3]), clips, draw, 1, 'grey').auc_deletion for draw in maps['random']]
+    np.testing.assert_allclose(aucs['random'][0], torch.stack(draws).mean(0), rtol=1e-5)
     scores = summarize_scores(aucs)
     assert scores['right'].auc_deletion < scores['random'].auc_deletion < scores['wrong'].auc_deletion
     assert scores['right'].auc_insertion > scores['random'].auc_insertion > scores['wrong'].auc_insertion
