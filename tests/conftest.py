@@ -48,7 +48,8 @@ def benchmark_script(monkeypatch):
     folder = ROOT / 'tools/benchmarks'
     monkeypatch.syspath_prepend(str(folder))
     yield lambda name: runpy.run_path(str(folder / f'{name}.py'), run_name=name)
-    sys.modules.pop('transforms', None)  # other folders may have siblings of such names
+    for name in ('summary', 'transforms'):  # other folders may have siblings of such names
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from ..interpret.comparison.mask_metrics import Summary
 from ..utils import atomic_write_text
 from ..utils.distinct_names import distinct_names
 from .clip_labels import FOLDER, video_labels
+from .figure_options import add_figure_arguments
 
 MISTAKES = (ValueError, TypeError, KeyError, IndexError, FileNotFoundError, ImportError)
 
@@ -61,7 +62,7 @@ def clip_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add_clip_arguments(parser)
-    parser.add_argument('--format', choices=('mp4', 'gif'), default='mp4', help='of the films (default mp4)')
+    add_figure_arguments(parser, films=True)
     parser.add_argument('--fps', type=float, default=8., help='frames per second of the films (default 8)')
     return parser
 
@@ -200,9 +201,9 @@ def open_loop(args: argparse.Namespace):
     return model, loop, loop.names
 
 
-def fitted_parameters(model) -> dict:
+def fitted_parameters(model, clip_shape=None) -> dict:
     """``temporal_parameters(model, fit=True)``, with a line per layer while it works."""
-    return temporal_parameters(model, fit=True, progress=lambda name, number, count: print(
+    return temporal_parameters(model, fit=True, clip_shape=clip_shape, progress=lambda name, number, count: print(
         f'fitted {number} of {count}: {name}', flush=True))
 
 

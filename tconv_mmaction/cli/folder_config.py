@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional, Sequence, Tuple
 
 from ..backbones.conv_lstm_net import ConvLSTMNet
-from ..setup_checks.temporal_reach import dead_slices
+from ..interpret.temporal_reach import dead_slices
 
 # fewest frames first in the network that keep all slices alive: conv1_stride_t, pool1_stride_t, temporal_strides
 STRIDES = ((2, 2, (1, 2, 2, 2)), (2, 2, (1, 2, 2, 1)), (2, 2, (1, 2, 1, 1)), (2, 2, (1, 1, 1, 1)),

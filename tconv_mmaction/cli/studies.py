@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import f1_score
 
-from ..interpret.pictures.temporal_figures import save_figure
+from ..interpret.pictures.figure_files import save_figure
 from ..utils.atomic import atomic_write_text
 
 

@@ -16,6 +16,8 @@ import torch
 
 from ..utils.markdown import markdown_table
 
+FIRST = ('ratio', 'memory_ratio', 'of_none', 'times_VideoDataset', 'quartiles')  # columns of the markdown tables
+
 
 def positive(text: str) -> int:
     """An option's value that must be a whole number of at least 1."""
@@ -124,7 +126,9 @@ def verdict(ratios: np.ndarray, chosen: bool) -> str:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    return markdown_table(table.columns, table.itertuples(index=False))
+    """The columns that a reader looks for come first: on a narrow screen the others are scrolled to."""
+    columns = [name for name in FIRST if name in table] + [name for name in table if name not in FIRST]
+    return markdown_table(columns, table[columns].itertuples(index=False))
 
 
 def report(name: str, rows: List[dict], args: argparse.Namespace, cases: Sequence[str] = (),

@@ -4,15 +4,17 @@ Ras et al., arXiv:2006.15983, sec. 3.4 and 4.4. What the numbers and the figures
 :mod:`tconv_mmaction.interpret.temporal_parameters` and :mod:`tconv_mmaction.interpret.pictures.temporal_figures`.
 """
 from pathlib import Path
-from typing import Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 from mmaction.registry import HOOKS
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor
 
 from ..interpret.parameter_statistics import MODEL_ROW, parameter_statistics
-from ..interpret.pictures.temporal_figures import draw_distributions, draw_trajectories, filter_trajectory, save_figure
+from ..interpret.pictures.figure_files import save_figure
+from ..interpret.pictures.temporal_figures import draw_distributions, draw_trajectories
 from ..interpret.temporal_parameters import (
     is_sharded,
     kernel_sizes,
@@ -20,12 +22,22 @@ from ..interpret.temporal_parameters import (
     temporal_layers,
     temporal_parameters,
 )
+from ..interpret.temporal_reach import used_steps
+from ..interpret.trajectories import filter_trajectory
 from ..utils import atomic_write_text
 from ..utils.wrappers import unwrap
 
 # what each quantity is called in scalars, and how it is written in the log
 SCALARS = dict(scale='scale_minus_1', rotate='rotate', translate_x='translate_x', translate_y='translate_y')
 SHOWN = ('scale - 1', 'rotate, radians', 'translate_x, half kernels', 'translate_y, half kernels')
+
+
+def clip_shape_of(data_batch: Any) -> Optional[Tuple[int, ...]]:
+    """(C, T, H, W) of the first clip of a batch of mmaction2: ``inputs`` are (views, C, T, H, W) each, also collated.
+    None for any other batch."""
+    inputs = data_batch.get('inputs') if isinstance(data_batch, dict) else None
+    clip = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else inputs
+    return tuple(clip.shape[-4:]) if isinstance(clip, Tensor) and clip.dim() in (5, 6) else None
 
 
 @HOOKS.register_module()
@@ -44,6 +56,10 @@ class TemporalParamsHook(Hook):
     deviation of |s-1|, |r| in radians, |t_x| and |t_y| in half kernels). They go to the message hub under these names
     and to the visualizer's backends (vis_data/scalars.json, TensorBoard, W&B) at the very iteration, and into the log
     as one line.
+
+    Steps that clips of the training's length make no use of (``temporal_parameters(model, clip_shape=...)``) are in
+    none of the numbers and figures, which say how many they are; the npz file has them, with ``LAYER.used``. The length
+    is that of the first batch.
 
     A resumed run writes the same names again from where it resumes, so nothing is there twice and nothing is missing.
 
@@ -79,12 +95,14 @@ class TemporalParamsHook(Hook):
         self.filters = filters if isinstance(filters, int) else [(layer, channel) for layer, channel in filters]
         self.active = True
         self._recorded_iter: Optional[int] = None
+        self._clip_shape: Optional[Tuple[int, ...]] = None
+        self._used: Optional[Dict[str, Tensor]] = None
         self._epochs, self._every = by_epoch, interval  # what they mean in the loop at hand
 
     def before_train(self, runner: Runner) -> None:
         """Check the settings against the model, before hours of training."""
         layers = temporal_layers(runner.model)
-        self._recorded_iter = None
+        self._recorded_iter = self._clip_shape = self._used = None
         self.active = any(layer.kernel_size[0] > 1 for layer in layers.values())
         if not self.active:
             runner.logger.warning(
@@ -111,6 +129,11 @@ class TemporalParamsHook(Hook):
                                      f'this model are {list(parameters)}.')
                 filter_trajectory(parameters[layer], channel, sizes[layer])
 
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        """Look at the size of the first clip."""
+        if self._clip_shape is None and self.active:
+            self._clip_shape = clip_shape_of(data_batch) or ()
+
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None) -> None:
         """Record if an interval ends here. An epoch's end is met here too: after_train_epoch is past LoggerHook."""
         if not self.active:
@@ -126,10 +149,34 @@ class TemporalParamsHook(Hook):
         if self.active and self._recorded_iter != runner.iter:
             self._record(runner, runner.epoch, runner.iter)
 
+    def _mark_used(self, runner: Runner, parameters: dict) -> None:
+        """Which steps the clips use, found once: the network does not change."""
+        if self._used is None:
+            self._used = {}
+            if self._clip_shape:
+                try:
+                    self._used = used_steps(runner.model, self._clip_shape)
+                except Exception as error:  # a model of the user's own may take no single clip
+                    runner.logger.warning(
+                        f'TemporalParamsHook: which steps clips of {self._clip_shape} use could not be found '
+                        f'({type(error).__name__}: {error}); all are in the statistics.')
+        for layer, values in parameters.items():
+            if layer in self._used:
+                values['used'] = self._used[layer]
+
+    def _left_out_text(self, statistics) -> str:
+        count = int(statistics.loc[MODEL_ROW].get('left_out', 0))
+        if not count:
+            return ''
+        everything = count + int(statistics.loc[MODEL_ROW, 'values'])
+        return (f'; without {count} of {everything} steps x filters, whose slices see no frame of clips of '
+                f'{self._clip_shape[1]} frames')
+
     def _record(self, runner: Runner, epoch: int, iteration: int) -> None:
         self._recorded_iter = iteration
         # On all ranks: where the parameters are NaN, every process stops, instead of waiting for the first one.
         parameters = temporal_parameters(runner.model)  # the one copy from the device
+        self._mark_used(runner, parameters)
         statistics = parameter_statistics(runner.model, parameters=parameters)
         if not is_main_process():
             return
@@ -143,7 +190,7 @@ class TemporalParamsHook(Hook):
         unit, number = ('epoch', epoch) if self._epochs else ('iter', iteration)
         runner.logger.info(f'Temporal parameters of {unit} {number}, mean (standard deviation): ' + ', '.join(
             f'|{shown}| {scalars[f"temporal/abs_{name}_mean"]:.4f} ({scalars[f"temporal/abs_{name}_std"]:.4f})'
-            for name, shown in zip(SCALARS.values(), SHOWN)))
+            for name, shown in zip(SCALARS.values(), SHOWN)) + self._left_out_text(statistics))
         name = f'{unit}_{number}'
         save_parameters(folder / f'{name}.npz', runner.model, parameters)
         statistics.insert(0, 'iter', iteration)

@@ -25,12 +25,14 @@ from torch import Tensor, nn
 from ..utils.wrappers import unwrap
 from .access.adapters import as_score_function
 from .access.modules import check_clip, choose_target, close_names, frozen
-from .model_motion import explained_text, is_fitted, to_show
-from .pictures.temporal_figures import END, LINE, START, Parameters, Trajectory, filter_trajectory
+from .model_motion import explained_text, is_fitted, steps_to_show, to_show
+from .pictures.figure_files import CYCLE, PAGE, page_figure, set_letters
+from .pictures.temporal_figures import END, LINE, START
 from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters
+from .trajectories import LEAST, Motion, Parameters, Trajectory, filter_trajectory, moving_filters
 
 REST = '#c8c8c8'
-COLOURS = ('#2f6db3', '#e6781e', '#3a9a5b', '#8a4fa3', '#b03a48')  # of the channels of a layer
+COLOURS = CYCLE[:5]  # of the channels of a layer
 
 
 def analysed_layers(model: nn.Module, layers: Optional[Sequence[str]] = None, fit: bool = False) -> List[str]:
@@ -135,7 +137,7 @@ def _read(model: nn.Module, parameters: Optional[Parameters]):
 
 
 def _trajectory(parameters, sizes, layer: str, channel: int) -> Optional[Trajectory]:
-    if not to_show(parameters[layer])[channel]:
+    if not to_show(parameters[layer])[channel] or not steps_to_show(parameters[layer]):
         return None
     try:
         return filter_trajectory(parameters[layer], channel, sizes[layer])
@@ -179,6 +181,13 @@ def choose_layers(found: ClassChannels, count: int) -> List[str]:
     return [layer for layer in found.mean if layer in by_share]
 
 
+def first_those_that_move(order: np.ndarray, values: Dict[str, Tensor], kernel_size: Sequence[int],
+                          least: Motion = LEAST) -> np.ndarray:
+    """Channels in an order, those that move by more than ``least`` before the others."""
+    moves = moving_filters(values, kernel_size, least).numpy()[order]
+    return np.concatenate([order[moves], order[~moves]])
+
+
 def check_top(top: int) -> None:
     """ValueError unless so many channels of a layer can be told apart by colour."""
     if not 1 <= top <= len(COLOURS):
@@ -186,7 +195,8 @@ def check_top(top: int) -> None:
 
 
 def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top: int = 3,
-                        layers: Union[int, Sequence[str]] = 6, parameters: Optional[Parameters] = None) -> Figure:
+                        layers: Union[int, Sequence[str]] = 6, parameters: Optional[Parameters] = None,
+                        moving_first: bool = False, least: Motion = LEAST, width: Optional[float] = None) -> Figure:
     """One figure of a class: per layer the contributions of all channels, and how the first ones move.
 
     From left to right: the share of every channel, ranked, for the class (above 0) and against it; zoom and rotation
@@ -201,6 +211,11 @@ def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top:
         parameters: by default ``temporal_parameters(model)``; of fitted layers the legend says what the fit explains,
             and the motion of filters that are not above the null is not drawn.
 
+        moving_first: follow the first ``top`` of the channels that move by more than ``least``, and then the others.
+        least: how far axes go at least to both sides of no motion; channels that stay within it are said to hardly
+            move.
+        width: mm; by default a page.
+
     Raises:
         ValueError: for a layer that was not analysed, or a top outside 1 to 5.
     """
@@ -210,29 +225,35 @@ def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top:
     if missing or not layers:
         raise ValueError(f'layer(s) {missing} were not analysed; these were: {list(found.mean)}.')
     parameters, sizes = _read(model, parameters)
-    chosen = {layer: [int(k) for k in found.ranked(layer)[:top]] for layer in layers}
+    ranked = {layer: found.ranked(layer) for layer in layers}
+    if moving_first:
+        ranked = {layer: first_those_that_move(order, parameters[layer], sizes[layer], least)
+                  for layer, order in ranked.items()}
+    chosen = {layer: [int(k) for k in order[:top]] for layer, order in ranked.items()}
     paths = {(layer, k): _trajectory(parameters, sizes, layer, k) for layer in layers for k in chosen[layer]}
     followed = [path for path in paths.values() if path is not None]
     zooms = np.concatenate([path.zoom for path in followed] or [[1.]])
     angles = np.concatenate([path.clockwise for path in followed] or [[0.]])
-    reach = 1.15 * max([float(np.abs(path.path).max()) for path in followed] + [0.]) or 0.01
-    zoom = max(0.01, 1.1 * float(np.abs(zooms - 1).max()))
-    angle = max(0.1, 1.1 * float(np.abs(angles).max()))
+    reach = max(1.15 * max([float(np.abs(path.path).max()) for path in followed] + [0.]), least.pixels) or 0.01
+    zoom = max(least.zoom, 1.1 * float(np.abs(zooms - 1).max())) or 1e-3
+    angle = max(least.degrees, 1.1 * float(np.abs(angles).max())) or 1e-3
 
-    figure = Figure(figsize=(12, 0.8 + 2.1 * len(layers)), layout='constrained')
+    width = width or PAGE
+    figure = page_figure(width, 18 + max(26., 0.19 * width) * len(layers))
     grid = figure.subplots(len(layers), 4, squeeze=False, width_ratios=(1.7, 1.1, 1.1, 1))
     for row, layer in zip(grid, layers):
         share, order = found.share(layer), found.ranked(layer)
-        colours = [COLOURS[i] if i < top else REST for i in range(len(order))]
+        colours = [COLOURS[chosen[layer].index(k)] if k in chosen[layer] else REST for k in order.tolist()]
         row[0].bar(range(len(order)), 100 * share[order], color=colours, width=1)
         row[0].axhline(0, color=LINE, linewidth=0.8)
         row[0].set(ylabel='share (%)', xlim=(-0.6, len(order) - 0.4))
         row[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-        row[0].set_title(f'{layer or "layer"}', loc='left', fontsize=9)
+        row[0].set_title(f'{layer or "layer"}', loc='left')
         for axes, still, limits in ((row[1], 1, (1 - zoom, 1 + zoom)), (row[2], 0, (-angle, angle))):
             axes.axhline(still, color=LINE, linewidth=0.8, linestyle=':')
             axes.set(ylim=limits)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.yaxis.get_major_formatter().set_useOffset(False)
         row[1].set_ylabel('zoom')
         row[2].set_ylabel('clockwise (degrees)')
         axes = row[3]
@@ -242,7 +263,11 @@ def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top:
         axes.locator_params(nbins=5)
         for colour, channel in zip(COLOURS, chosen[layer]):
             path, name = paths[layer, channel], f'channel {channel}'
-            note = explained_text(parameters[layer], channel) or ('scale 0' if path is None else '')
+            note = explained_text(parameters[layer], channel)
+            if path is None and not note:
+                note = 'scale 0' if steps_to_show(parameters[layer]) else 'its slices see no frame'
+            elif path is not None and path.hardly_moves(least):
+                note = f'hardly moves{"; " if note else ""}{note}'
             row[0].plot([], [], 's', color=colour, label=name + (f' ({note})' if note else ''))
             if path is None:
                 continue
@@ -250,19 +275,19 @@ def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top:
             row[1].plot(slices, path.zoom, color=colour, marker='o', markersize=3)
             row[2].plot(slices, path.clockwise, color=colour, marker='o', markersize=3)
             axes.plot(*path.path.T, color=colour, marker='o', markersize=2.5, linewidth=1.2)
-            axes.plot(*path.path[0], 'o', color=START, markersize=5)
-            axes.plot(*path.path[-1], 'o', color=END, markersize=5)
-        row[0].legend(fontsize=7, frameon=False, loc='upper right')
-    grid[0, 1].set_title('zoom', fontsize=9)
-    grid[0, 2].set_title('rotation', fontsize=9)
-    grid[0, 3].set_title('path: blue start, red end', fontsize=9)
+            axes.plot(*path.path[0], 'o', color=START, markersize=4)
+            axes.plot(*path.path[-1], 's', color=END, markersize=4)
+        row[0].legend(fontsize=5.5, frameon=False, loc='upper right')
+    grid[0, 1].set_title('zoom')
+    grid[0, 2].set_title('rotation')
+    grid[0, 3].set_title('path, from circle to square')
     grid[-1, 0].set_xlabel('channels, ranked')
     grid[-1, 1].set_xlabel('slice of the kernel')
     grid[-1, 2].set_xlabel('slice of the kernel')
     grid[-1, 3].set_xlabel('right (px)')
     figure.suptitle(f'What speaks for {title}, and how it moves ({found.clips} clip(s), gradient x activation)',
-                    fontsize=11)
-    return figure
+                    fontsize=8)
+    return set_letters(figure)
 
 
 def by_class(contributions: Sequence[Tuple[str, Dict[str, Tensor]]]) -> Dict[str, ClassChannels]:

@@ -7,7 +7,9 @@ and F^c the score of class c,
           w_{kt} = \frac{1}{H'W'} \sum_{ij} \frac{\partial F^c}{\partial A_{ijt}^k}.
 
 ``weights='frame'`` is this. ``weights='clip'`` averages the weights over time as well: the usual definition (captum's
-``LayerGradCam``), and what the authors' published code does.
+``LayerGradCam``), and what the authors' published code does. ``weights='pixel'`` does not average at all: HiResCAM
+(Draelos and Carin, 2020), captum's ``LayerGradientXActivation`` summed over the channels; with several pixels of
+different gradient an average says of places what is true of others.
 """
 import warnings
 from typing import List, Sequence, Union
@@ -20,7 +22,7 @@ from .access.adapters import as_score_function
 from .access.feature_maps import over_time
 from .access.modules import Layer, check_clip, choose_target, find_layer, frozen, output_tensor
 
-WEIGHTS = ('frame', 'clip')
+WEIGHTS = {'frame': (3, 4), 'clip': (2, 3, 4), 'pixel': ()}  # the axes that a weight is the mean over
 
 
 def grad_cam(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, List[int]], layer: Layer,
@@ -37,7 +39,7 @@ def grad_cam(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, Lis
         target: a class for all clips, a class for each (labels), or 'prediction'.
         layer: a module of the model, or its dotted name. Its output must be (N, F, T', H', W'); for 2D networks
             (N*T, F, H', W'); of a tuple (y, state), as recurrent layers give it, the first entry.
-        weights: 'frame' or 'clip', see the module.
+        weights: 'frame', 'clip' or 'pixel', see the module.
         relu: keep the positive part only, what speaks for the class. Eq. 2 has none.
 
     Returns:
@@ -53,7 +55,7 @@ def grad_cam(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, Lis
         RuntimeError: if the forward pass does not run the layer.
     """
     if weights not in WEIGHTS:
-        raise ValueError(f'weights must be one of {WEIGHTS}, got {weights!r}.')
+        raise ValueError(f'weights must be one of {tuple(WEIGHTS)}, got {weights!r}.')
     check_clip(clip)
     name, module = find_layer(model, layer)
     score_fn = as_score_function(model, 'logits')
@@ -88,7 +90,8 @@ def grad_cam(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, Lis
     if activation.size(2) == 1:
         warnings.warn(f'layer {name!r} has one time step: its map shows where, not when. Name an earlier layer.',
                       stacklevel=2)
-    weight = gradient.mean((3, 4) if weights == 'frame' else (2, 3, 4), keepdim=True)  # N, F, T' or 1, 1, 1
+    axes = WEIGHTS[weights]
+    weight = gradient.mean(axes, keepdim=True) if axes else gradient  # N, F, T' or 1, 1 or H', 1 or W'
     maps = (weight * activation).sum(1)
     return maps.relu() if relu else maps
 

@@ -2,7 +2,7 @@
 
 See :mod:`.fit_temporal_parameters` for the fit of one kernel and :mod:`.motion_null` for the test.
 """
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,22 @@ def to_show(values: Dict[str, Tensor]) -> Tensor:
     if is_fitted(values):
         return values['above_null']
     return torch.ones(values['scale'].shape[1], dtype=torch.bool)
+
+
+def steps_to_show(values: Dict[str, Tensor]) -> int:
+    """How many steps, from the first on, clips make use of (``temporal_parameters(model, clip_shape=...)``); without
+    that known, all. Those that are left out are the last ones."""
+    return int(values['used'].sum()) if 'used' in values else len(values['scale'])
+
+
+def left_out(values: Dict[str, Tensor]) -> int:
+    """How many (step, filter) pairs of a layer no clip makes use of."""
+    return (len(values['scale']) - steps_to_show(values)) * values['scale'].shape[1]
+
+
+def unused_layers(parameters: Dict[str, Dict[str, Tensor]]) -> List[str]:
+    """The layers with steps that no clip makes use of."""
+    return [name for name, values in parameters.items() if left_out(values)]
 
 
 def explained_text(values: Dict[str, Tensor], channel: int) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from ..utils.markdown import markdown_table
-from .model_motion import is_fitted, to_show
+from .model_motion import is_fitted, left_out, steps_to_show, to_show
 from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters
 
 MODEL_ROW = 'whole model'  # no layer can have this name: attributes have no blanks
@@ -24,7 +24,8 @@ TABLE_2 = {'s': 'scale', 'r': 'rotate', 'p_x': 'translate_x', 'p_y': 'translate_
 
 def _deviations(values: Dict, kernel_size, shown) -> Dict[str, np.ndarray]:
     """{quantity: flat float64 array}, 0 where the transform does nothing."""
-    raw = {name: values[name][:, shown].double().flatten().numpy() for name in TABLE_2.values()}
+    steps = steps_to_show(values)
+    raw = {name: values[name][:steps, shown].double().flatten().numpy() for name in TABLE_2.values()}
     _, height, width = kernel_size
     return {
         'scale': raw['scale'] - 1,
@@ -70,6 +71,9 @@ def parameter_statistics(model: nn.Module, ddof: int = 0,
 
     Layers with kT = 1 have no steps: their statistics are NaN and they add nothing to the last row.
 
+    With parameters of a known clip length (``temporal_parameters(model, clip_shape=...)``) steps that clips make no use
+    of are left out of ``values`` and all statistics, and the column ``left_out`` counts them (steps x filters).
+
     Layers that are no 3T layers, of ``parameters`` from ``temporal_parameters(model, fit=True)``, have the transform
     'fitted', and only filters above the null are in their statistics; ``above_null``, ``explained`` and ``baseline``
     are columns then: how many filters are, and means over all filters of the layer.
@@ -88,6 +92,7 @@ def parameter_statistics(model: nn.Module, ddof: int = 0,
     if parameters is None:
         parameters = temporal_parameters(model)
     layers, sizes = temporal_layers(model), kernel_sizes(model, fitted)
+    reach_known = any('used' in values for values in parameters.values())
     rows: List[dict] = []
     pooled: Dict[str, List[np.ndarray]] = {quantity: [] for quantity in QUANTITIES}
     residuals = []
@@ -97,9 +102,12 @@ def parameter_statistics(model: nn.Module, ddof: int = 0,
         for quantity in QUANTITIES:
             pooled[quantity].append(deviations[quantity])
         count = deviations['scale'].size
-        residual = values['residual'].double().flatten().numpy() if 'residual' in values else np.zeros(count)
+        residual = (values['residual'][:steps_to_show(values)].double().flatten().numpy() if 'residual' in values
+                    else np.zeros(count))
         residuals.append(residual)
-        extra = dict(above_null=int(shown.sum()), explained=1., baseline=float('nan')) if fitted else {}
+        extra: Dict[str, float] = dict(left_out=left_out(values)) if reach_known else {}
+        if fitted:
+            extra.update(above_null=int(shown.sum()), explained=1., baseline=float('nan'))
         if is_fitted(values):
             extra.update(explained=float(values['explained'].mean()), baseline=float(values['baseline'].mean()))
         rows.append(dict(layer=name, transform=layers[name].transform if name in layers else 'fitted',
@@ -108,10 +116,10 @@ def parameter_statistics(model: nn.Module, ddof: int = 0,
                          **_summary(deviations, ddof)))
     whole = {quantity: np.concatenate(parts) for quantity, parts in pooled.items()}
     transforms = {row['transform'] for row in rows}
-    extra = {}
+    extra = dict(left_out=sum(row['left_out'] for row in rows)) if reach_known else {}
     if fitted:
         weights = [row['filters'] for row in rows]
-        extra = dict(above_null=sum(row['above_null'] for row in rows),
+        extra.update(above_null=sum(row['above_null'] for row in rows),
                      explained=np.average([row['explained'] for row in rows], weights=weights),
                      baseline=np.average([row['baseline'] for row in rows], weights=weights))
     rows.append(dict(layer=MODEL_ROW, transform=transforms.pop() if len(transforms) == 1 else 'mixed',
@@ -124,6 +132,8 @@ def parameter_statistics(model: nn.Module, ddof: int = 0,
 
 def table_2(statistics: Dict[str, pd.DataFrame], row: Optional[str] = None) -> str:
     """The layout of Table 2 as a markdown table: one line per parameter, one column per model, mean / std x 1e-3.
+
+    A last line has the steps x filters that are left out since clips do not use them, where there are any.
 
     Args:
         statistics: ``{title: parameter_statistics(model)}``.
@@ -140,4 +150,8 @@ def table_2(statistics: Dict[str, pd.DataFrame], row: Optional[str] = None) -> s
     for symbol, quantity in TABLE_2.items():
         cells = (table.loc[row, [f'abs_{quantity}_mean', f'abs_{quantity}_std']] for table in statistics.values())
         rows.append([f'{symbol}  μ / σ', *(f'{1e3 * mean:.2f} / {1e3 * std:.2f}' for mean, std in cells)])
+    if any(table.loc[row].get('left_out', 0) for table in statistics.values()):
+        cells = ((int(table.loc[row].get('left_out', 0)), int(table.loc[row, 'values']))
+                 for table in statistics.values())
+        rows.append(['left out', *(f'{out} of {out + kept}' for out, kept in cells)])
     return markdown_table(['x 1e-3', *statistics], rows, align=True)

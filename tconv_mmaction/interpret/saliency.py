@@ -4,30 +4,15 @@ Simonyan et al., "Deep inside convolutional networks" (2013): the absolute gradi
 papers on 3TConv (iclr sec. 4.1, explainable sec. 4.2) take it for single channels. The gradients are captum's
 (``captum.attr.Saliency``).
 """
-from typing import List, NamedTuple, Optional, Sequence, Union
+from typing import Callable, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
 
 from .access.adapters import as_score_function
+from .access.attribution import REDUCTIONS, attribute, captum_method, mean_positive, over_colours
 from .access.feature_maps import layer_output
-from .access.modules import Layer, check_clip, choose_target, find_layer, frozen
-
-REDUCTIONS = ('max', 'sum', 'none')
-
-
-def _captum():
-    try:
-        from captum.attr import Saliency
-    except ImportError as error:
-        raise ImportError("saliency needs captum, which is not installed: pip install captum (or this package's extra "
-                          "'viz').") from error
-    return Saliency
-
-
-def _mean_positive(output: Tensor) -> Tensor:
-    """(N, F, T, H, W) -> (N, F), the mean of the positive part over time and space."""
-    return output.relu().mean((2, 3, 4))
+from .access.modules import Layer, check_clip, find_layer, frozen
 
 
 def saliency(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, List[int]] = 'prediction',
@@ -53,25 +38,12 @@ def saliency(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, Lis
     """
     if reduce not in REDUCTIONS:
         raise ValueError(f'reduce must be one of {REDUCTIONS}, got {reduce!r}.')
-    check_clip(clip)
-    score_fn = as_score_function(model, 'logits')
-    if layer is None:
-        forward = score_fn
-    else:
-        find_layer(model, layer)  # a wrong name is said before anything runs
+    method = captum_method('Saliency')
 
-        def forward(x):
-            return _mean_positive(layer_output(model, score_fn, layer, x))
+    def gradient(forward, x, index):
+        return method(forward).attribute(x, target=index, abs=True)
 
-    method = _captum()(forward)
-    clip = clip.detach().clone().requires_grad_()
-    with frozen(model), torch.enable_grad():
-        with torch.no_grad():
-            index = choose_target(forward(clip), target)
-        gradient = method.attribute(clip, target=index, abs=True).detach()
-    if reduce == 'none':
-        return gradient
-    return gradient.amax(1) if reduce == 'max' else gradient.sum(1)
+    return over_colours(attribute(model, clip, target, layer, gradient), reduce)
 
 
 def strongest_frame(maps: Tensor) -> Tensor:
@@ -104,13 +76,18 @@ def most_active_channels(model: nn.Module, clip: Tensor, layer: Layer, count: in
     check_clip(clip)
     find_layer(model, layer)
     with frozen(model):
-        mean = _mean_positive(layer_output(model, as_score_function(model, 'logits'), layer, clip))
+        mean = mean_positive(layer_output(model, as_score_function(model, 'logits'), layer, clip))
     values, channels = mean.topk(min(count, mean.size(1)), dim=1)
     return ActiveChannels(channels, values)
 
 
-def channel_saliency(model: nn.Module, clip: Tensor, layer: Layer, channels: Sequence[int]) -> Tensor:
-    """:func:`saliency` of several channels for ONE clip (1, C, T, H, W): (channels, T, H, W)."""
+def channel_saliency(model: nn.Module, clip: Tensor, layer: Layer, channels: Sequence[int],
+                     method: Callable[..., Tensor] = saliency) -> Tensor:
+    """Saliency of several channels for ONE clip (1, C, T, H, W): (channels, T, H, W).
+
+    ``method`` may be :func:`.smooth_grad` or :func:`.integrated_gradients` instead: the gradient of a channel of a
+    first layer is a pattern of its stride, the same wherever the channel is positive, and says little of the clip.
+    """
     if clip.size(0) != 1:
         raise ValueError(f'channel_saliency takes one clip (1, C, T, H, W), got {tuple(clip.shape)}.')
-    return torch.cat([saliency(model, clip, int(channel), layer) for channel in channels])
+    return torch.cat([method(model, clip, int(channel), layer) for channel in channels])

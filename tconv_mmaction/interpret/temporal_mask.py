@@ -15,148 +15,25 @@ How sharp a mask gets: with beta = 3 a slope is cheaper than a step. Where freez
 eq. 1 with the paper's weights descends from 1 over 0.55 and 0.20 to 0: a run has shoulders of up to two frames on
 either side that the score does not need. ``lambda2=0``, or a threshold of 0.6, leaves the needed frames alone.
 
-The freeze is one pass over time with a backward pass of its own, which is one product over all frames. On a GPU a
-search never waits for the device within its iterations: what has converged is held where it is, and leaves the batch
-when the news has arrived.
+What else than freezing can be done to the frames of a mask is in :mod:`.perturbations`. A mask may end as several runs.
+A network that needs two events loses the class with either, so that one mask shows one of them; the others are found
+by :mod:`.disjoint_masks`.
+
+On a GPU a search with the freeze, the blur or the grey never waits for the device within its iterations: what has
+converged is held where it is, and leaves the batch when the news has arrived.
 """
 from typing import Callable, List, NamedTuple, Optional, Tuple, Union
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from ..ops.memory import constant
 from .access.adapters import as_score_function
 from .access.modules import check_clip, choose_target, frozen
+from .freeze import check_mask, mask_runs, reverse_frames
+from .perturbations import Perturbation, find_perturbation
 
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 INIT_LOGIT = 5.  # the start is +5 inside the centred mask and -5 outside, before the sigmoid
-
-
-def _reach(mask: Tensor) -> Tensor:
-    r"""(N, T, T): how much of result t comes through to result s >= t, :math:`\prod_{t < u \le s} m_u`; 0 for s < t."""
-    frames = mask.size(1)
-    later = constant(('frames after', frames, mask.device),
-                     lambda: torch.ones(frames, frames, dtype=torch.bool, device=mask.device).triu(1))
-    return torch.where(later, mask[:, None, :], 1.).cumprod(2).triu()
-
-
-class _Freeze(torch.autograd.Function):
-    """The recurrence, keeping only clip, mask and result for the backward pass, which is products without one.
-
-    The loss's derivative by m_t is that by p_t times what m_t mixes, p_{t-1} - x_t, and through :func:`_reach` the
-    derivative by p_t is a sum of those by the results s >= t that are given. So all of a mask's derivatives are in the
-    products of every frame of one kind with every frame of the other, a T x T matrix.
-    """
-
-    @staticmethod
-    def forward(ctx, clip: Tensor, mask: Tensor) -> Tensor:
-        frozen_clip = torch.empty_like(clip, memory_format=torch.contiguous_format)
-        if clip.size(2):
-            frozen_clip[:, :, 0] = clip[:, :, 0]
-        for t in range(1, clip.size(2)):
-            torch.lerp(clip[:, :, t], frozen_clip[:, :, t - 1], mask[:, t, None, None, None], out=frozen_clip[:, :, t])
-        ctx.save_for_backward(clip, mask, frozen_clip)
-        return frozen_clip
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-        clip, mask, frozen_clip = ctx.saved_tensors
-        grad_clip = grad_mask = None
-        if not mask.numel():
-            return torch.zeros_like(clip), torch.zeros_like(mask)
-        with torch.autocast(clip.device.type, enabled=False):
-            reach, of_frames = _reach(mask), grad.flatten(3)  # N, C, T, H*W
-            if ctx.needs_input_grad[1]:
-                mixed = (frozen_clip[:, :, :-1] - clip[:, :, 1:]).flatten(3)
-                products = torch.matmul(mixed, of_frames.mT).sum(1)  # N, T-1, T
-                grad_mask = F.pad((reach[:, 1:] * products).sum(2), (1, 0))
-            if ctx.needs_input_grad[0]:
-                weight = F.pad(1 - mask[:, 1:], (1, 0), value=1.)  # of a frame in its result; the first is all of it
-                weights = (weight[:, :, None] * reach)[:, None]
-                grad_clip = torch.matmul(weights, of_frames).view(clip.shape)
-        return grad_clip, grad_mask
-
-
-def _check_mask(clip: Tensor, mask: Tensor) -> None:
-    if not clip.is_floating_point():
-        raise TypeError(f'masks mix frames, so the clip must be floating point, got {clip.dtype}.')
-    if clip.dim() != 5:
-        raise ValueError(f'clip must be (N, C, T, H, W), got {tuple(clip.shape)}.')
-    if mask.shape != (clip.size(0), clip.size(2)):
-        raise ValueError(f'mask must be (N, T) = {(clip.size(0), clip.size(2))} for a clip {tuple(clip.shape)}, got '
-                         f'{tuple(mask.shape)}.')
-
-
-def freeze_frames(clip: Tensor, mask: Tensor) -> Tensor:
-    """The clip, standing still where the mask is on.
-
-    Each frame is the mix ``(1 - m_t) * frame + m_t * previous result``; with 0 and 1 the last frame before a run of
-    ones is held to its end. The first entry of the mask does nothing: there is no frame before.
-
-    Args:
-        clip: (N, C, T, H, W), floating point.
-        mask: (N, T) in [0, 1]; the range is not checked.
-
-    Returns:
-        (N, C, T, H, W), differentiable (once) in clip and mask.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-        TypeError: if the clip is not floating point.
-    """
-    _check_mask(clip, mask)
-    return _Freeze.apply(clip, mask.to(clip))
-
-
-def reverse_indices(mask: Tensor, threshold: float = 0.1) -> Tensor:
-    """(N, T) frame numbers of the reversed clip: every run of entries above the threshold is mirrored in place."""
-    active = mask > threshold
-    frames = mask.size(1)
-    t = torch.arange(frames, device=mask.device).expand_as(active)
-    # first and last frame of the run around t: one after the last inactive frame before, one before the next after
-    first = torch.where(active, -1, t).cummax(1).values + 1 if frames else t
-    last = torch.where(active, frames, t).flip(1).cummin(1).values.flip(1) - 1 if frames else t
-    return torch.where(active, first + last - t, t)
-
-
-def reverse_frames(clip: Tensor, mask: Tensor, threshold: float = 0.1) -> Tensor:
-    """The clip with every run of frames whose mask is above the threshold played backwards, in its place.
-
-    With a mask of 0 and 1 that is all. Where the mask of a run is in between, a frame and its mirror image are mixed,
-    both with the weight of the earlier of the two: the authors' perturbation, which swaps the pairs of a run from its
-    outside to its middle. Give ``(mask > threshold).to(mask)`` for the plain reversal of soft masks.
-
-    Args:
-        clip: (N, C, T, H, W), floating point.
-        mask: (N, T) in [0, 1].
-        threshold: a frame belongs to a run if its mask is greater.
-
-    Returns:
-        (N, C, T, H, W), differentiable in clip and mask.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-        TypeError: if the clip is not floating point.
-    """
-    _check_mask(clip, mask)
-    mirror = reverse_indices(mask, threshold)
-    t = torch.arange(mask.size(1), device=mask.device)
-    # 0 for frames that stay, but NaN where the mask is NaN: such a mask must not look like one that is off
-    weight = torch.where(mirror == t, mask * 0, mask.gather(1, torch.minimum(mirror, t))).to(clip)
-    mirrored = clip.gather(2, mirror[:, None, :, None, None].expand_as(clip))
-    return torch.lerp(clip, mirrored, weight[:, None, :, None, None])
-
-
-def mask_runs(mask: Tensor, threshold: float = 0.1) -> List[List[Tuple[int, int]]]:
-    """Per clip the runs of frames above the threshold, as ``(start, stop)`` of a ``range``: stop is not in the run."""
-    runs = []
-    for row in (mask > threshold).tolist():
-        edges = [t for t in range(len(row) + 1) if (t < len(row) and row[t]) != (t > 0 and row[t - 1])]
-        runs.append(list(zip(edges[::2], edges[1::2])))
-    return runs
 
 
 def total_variation(mask: Tensor, beta: float = 3.) -> Tensor:
@@ -172,11 +49,11 @@ class TemporalMask(NamedTuple):
     """What :func:`find_temporal_mask` found for N clips of T frames; tensors without gradient, on the clip's device."""
     mask: Tensor  # (N, T) in [0, 1]
     original: Tensor  # (N,) OS: score of the target class for the clip as it is
-    freeze: Tensor  # (N,) FS: for the clip frozen by the mask
+    freeze: Tensor  # (N,) FS: for the clip frozen by the mask, or perturbed as the search was told
     reverse: Tensor  # (N,) RS: for the clip with the mask's runs reversed
     target: Tensor  # (N,) the class
     runs: List[List[Tuple[int, int]]]  # per clip the (start, stop) of its runs above the threshold
-    initial: Tensor  # (N, T) the centred mask that the search began with, 0 or 1
+    initial: Tensor  # (N, T) the mask that the search began with, 0 or 1
     losses: Tensor  # (N, iterations) float64, eq. 1 before each step, NaN after the early stop
     iterations: Tensor  # (N,) steps made
 
@@ -209,9 +86,27 @@ def centred_masks(frames: int, like: Optional[Tensor] = None) -> Tensor:
     return masks if like is None else masks.to(like)
 
 
+class Search(NamedTuple):
+    """What is done to n clips by their masks, and where these may be on."""
+    perturbation: Perturbation
+    prepared: Tensor  # (n, ...)
+    allowed: Tensor  # (n, T), 0 or 1
+
+    @classmethod
+    def anywhere(cls, clip: Tensor, perturbation: str = 'freeze') -> 'Search':
+        how = find_perturbation(perturbation)
+        return cls(how, how.prepare(clip), torch.ones(len(clip), clip.size(2), device=clip.device, dtype=clip.dtype))
+
+    def of(self, rows) -> 'Search':
+        return Search(self.perturbation, self.prepared[rows], self.allowed[rows])
+
+    def perturb(self, clip: Tensor, mask: Tensor) -> Tensor:
+        return self.perturbation.apply(clip, mask.to(clip), self.prepared)
+
+
 @torch.no_grad()
-def _initial_masks(score_fn: Callable, clip: Tensor, target: Tensor, original: Tensor, keep: float,
-                   chunk_size: int) -> Tensor:
+def _initial_masks(score_fn: Callable, clip: Tensor, target: Tensor, original: Tensor, keep: float, chunk_size: int,
+                   search: Search) -> Tensor:
     """Per clip the smallest centred mask that keeps the share of the drop that the full freeze causes.
 
     Each clip tries the full freeze, which the others are measured against, then one mask after the other from the
@@ -229,7 +124,9 @@ def _initial_masks(score_fn: Callable, clip: Tensor, target: Tensor, original: T
         pairs = [(n, m) for n in searching for m in masks]
         for rows, columns in (zip(*pairs[i:i + chunk_size]) for i in range(0, len(pairs), chunk_size)):
             rows, columns = list(rows), list(columns)
-            scores = _class_scores(score_fn, freeze_frames(clip[rows], candidates[columns]), target[rows])
+            part = search.of(rows)
+            perturbed = part.perturb(clip[rows], candidates[columns] * part.allowed)
+            scores = _class_scores(score_fn, perturbed, target[rows])
             drops[rows, columns] = original[rows] - scores
         tried += len(masks)
         enough = (drops >= keep * drops[:, full:]).tolist()
@@ -238,7 +135,7 @@ def _initial_masks(score_fn: Callable, clip: Tensor, target: Tensor, original: T
             if found is not None:
                 chosen[n] = found
                 searching.remove(n)
-    return candidates[chosen]
+    return candidates[chosen] * search.allowed
 
 
 class _Flags:
@@ -261,13 +158,15 @@ def _to(device: torch.device, rows: List[int]) -> Tensor:
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else numbers.to(device)
 
 
-def _optimise(score_fn: Callable, clip: Tensor, target: Tensor, initial: Tensor, settings) -> Tuple[Tensor, ...]:
+def _optimise(score_fn: Callable, clip: Tensor, target: Tensor, initial: Tensor, settings, search: Search
+              ) -> Tuple[Tensor, ...]:
     """Masks (n, T), losses (n, iterations) and step counts (n,) of one chunk.
 
     Adam written out, elementwise: a clip that has converged leaves the batch, and the others go on as if it had never
     been there. On a GPU it leaves some iterations later, when the host has heard of it; its numbers are held till then.
     """
     lambda1, lambda2, beta, lr, iterations, tolerance = settings
+    allowed = search.allowed  # of all clips; search becomes that of those in the batch
     # the state of the search is T numbers per clip: in float64 it costs nothing and adds no rounding to the model's
     result = initial.double() * (2 * INIT_LOGIT) - INIT_LOGIT
     losses = result.new_full((len(clip), iterations), float('nan'))
@@ -278,9 +177,9 @@ def _optimise(score_fn: Callable, clip: Tensor, target: Tensor, initial: Tensor,
     flags: Optional[_Flags] = None
     for step in range(1, iterations + 1):
         leaf = logits.detach().requires_grad_()
-        mask = leaf.sigmoid()
+        mask = leaf.sigmoid() * search.allowed
         loss = (lambda1 * mask.sum(1) + lambda2 * total_variation(mask, beta)
-                + _class_scores(score_fn, freeze_frames(clip, mask), target).double())
+                + _class_scores(score_fn, search.perturb(clip, mask), target).double())
         grad, = torch.autograd.grad(loss.sum(), leaf)
         loss = loss.detach()
         losses[rows, step - 1] = torch.where(active, loss, float('nan'))
@@ -303,17 +202,19 @@ def _optimise(score_fn: Callable, clip: Tensor, target: Tensor, initial: Tensor,
                 break
             if len(kept) < len(rows):
                 keep = _to(clip.device, kept)
+                search = search.of(keep)
                 rows, clip, target, active, previous, logits, first, second = (
                     t[keep] for t in (rows, clip, target, active, previous, logits, first, second))
             flags = None
-    return result.sigmoid().to(clip.dtype), losses, steps
+    return (result.sigmoid() * allowed).to(clip.dtype), losses, steps
 
 
 def find_temporal_mask(score_fn: Callable[[Tensor], Tensor], clip: Tensor,
                        target: Union[int, str, Tensor, List[int]] = 'prediction', lambda1: float = 0.01,
                        lambda2: float = 0.02, beta: float = 3., lr: float = 0.2, iterations: int = 300,
                        tolerance: float = 1e-5, keep: float = 0.9, threshold: float = 0.1, chunk_size: int = 8,
-                       model: Optional[nn.Module] = None) -> TemporalMask:
+                       model: Optional[nn.Module] = None, perturbation: str = 'freeze',
+                       allowed: Optional[Tensor] = None) -> TemporalMask:
     """The frames whose motion a network needs for a class, found by gradient descent on eq. 1.
 
     The search starts at the smallest centred mask that keeps 90 % of the score's drop under the full freeze, makes one
@@ -335,6 +236,8 @@ def find_temporal_mask(score_fn: Callable[[Tensor], Tensor], clip: Tensor,
         threshold: a frame is in the mask if its value is greater: for RS and the runs.
         chunk_size: clips per forward and backward pass; it bounds the memory.
         model: put in eval mode and frozen during the search; by default score_fn, if it is a module.
+        perturbation: what is done to the frames of the mask, a name of :mod:`.perturbations` but 'reverse'.
+        allowed: (N, T), 1 for the frames that may be in a mask, 0 for those that must not; by default all may.
 
     Raises:
         ValueError: if the scores are no probabilities (N, K), a shape does not fit or a setting is out of range.
@@ -345,7 +248,13 @@ def find_temporal_mask(score_fn: Callable[[Tensor], Tensor], clip: Tensor,
     if isinstance(score_fn, nn.Module):
         score_fn = as_score_function(score_fn, 'probabilities')
         model = score_fn if model is None else model
+    if not find_perturbation(perturbation).searched:
+        raise ValueError(f'a mask cannot be searched by gradient descent with {perturbation!r}: which frames are in a '
+                         'run has no gradient. Search with another perturbation; `reverse` of the result is the score '
+                         'of the reversed runs.')
     clip = clip.detach()
+    if allowed is not None:
+        check_mask(clip, allowed)
     settings = (lambda1, lambda2, beta, lr, iterations, tolerance)
     parts = []
     with frozen(model), torch.enable_grad():
@@ -355,11 +264,14 @@ def find_temporal_mask(score_fn: Callable[[Tensor], Tensor], clip: Tensor,
         _check_probabilities(scores)
         target = choose_target(scores, target) if chunks else torch.zeros(0, dtype=torch.long, device=clip.device)
         original = scores.gather(1, target[:, None]).squeeze(1)
-        for chunk, label, score in zip(chunks, target.split(chunk_size), original.split(chunk_size)):
-            initial = _initial_masks(score_fn, chunk, label, score, keep, chunk_size)
-            mask, losses, steps = _optimise(score_fn, chunk, label, initial, settings)
+        for i, (chunk, label, score) in enumerate(zip(chunks, target.split(chunk_size), original.split(chunk_size))):
+            search = Search.anywhere(chunk, perturbation)
+            if allowed is not None:
+                search = search._replace(allowed=allowed.to(clip)[i * chunk_size:(i + 1) * chunk_size])
+            initial = _initial_masks(score_fn, chunk, label, score, keep, chunk_size, search)
+            mask, losses, steps = _optimise(score_fn, chunk, label, initial, settings, search)
             with torch.no_grad():
-                freeze = _class_scores(score_fn, freeze_frames(chunk, mask), label)
+                freeze = _class_scores(score_fn, search.perturb(chunk, mask), label)
                 reverse = _class_scores(score_fn, reverse_frames(chunk, mask, threshold), label)
             parts.append((mask, freeze, reverse, initial, losses, steps))
     if not parts:

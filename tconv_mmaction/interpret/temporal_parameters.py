@@ -29,6 +29,7 @@ from ..layers import TEMPORAL_PARAMETERS, Conv3T
 from ..utils import atomic_open
 from ..utils.wrappers import unwrap
 from .model_motion import fit_kernels, fittable_kernels, is_fitted
+from .temporal_reach import used_steps
 
 
 def temporal_layers(model: nn.Module) -> Dict[str, Conv3T]:
@@ -130,7 +131,8 @@ def _read(name: str, values: Dict[str, Tensor]) -> Dict[str, Tensor]:
     return {**values, 'residual': residual, 'theta': theta}
 
 
-def temporal_parameters(model: nn.Module, fit: bool = False, **options: Any) -> Dict[str, Dict[str, Tensor]]:
+def temporal_parameters(model: nn.Module, fit: bool = False, clip_shape: Optional[Sequence[int]] = None,
+                        **options: Any) -> Dict[str, Dict[str, Tensor]]:
     """The learned transforms of all 3T layers and, with ``fit``, what comes nearest to them in 3D convolutions.
 
     Args:
@@ -141,6 +143,9 @@ def temporal_parameters(model: nn.Module, fit: bool = False, **options: Any) -> 
             ``'above_null' (O,)``, whether a filter is explained by motion better than one whose changes are random.
             The motion of a filter that is not above the null means nothing. Purely temporal kernels (kT x 1 x 1) are
             left out: no motion acts on one pixel.
+        clip_shape: (C, T, H, W) of the clips of the training. With it the values have besides ``'used' (kT-1,)``, of
+            which steps such clips make use (:func:`.temporal_reach.used_steps`, one forward pass). The others cannot
+            get a gradient; statistics and figures leave them out.
         options: with ``fit``, of :func:`.model_motion.fit_kernels`: fits, progress, starts, iterations, memory, ...
 
     Returns:
@@ -160,12 +165,24 @@ def temporal_parameters(model: nn.Module, fit: bool = False, **options: Any) -> 
     read = {name: _read(name, {key: next(copies) for key in (
         TEMPORAL_PARAMETERS if layer.transform == 'affine' else ('theta', ))}) for name, layer in layers.items()}
     if not fit:
-        return read
+        return _with_used(model, read, clip_shape)
     model = unwrap(model)
     found = fit_kernels(fittable_kernels(model), **options)
     read.update({name: motion.values() for name, motion in found.items()})
     places = {name: place for place, (name, _) in enumerate(model.named_modules())}
-    return dict(sorted(read.items(), key=lambda item: places.get(item[0], len(places))))
+    ordered = dict(sorted(read.items(), key=lambda item: places.get(item[0], len(places))))
+    return _with_used(model, ordered, clip_shape)
+
+
+def _with_used(model: nn.Module, read: Dict[str, Dict[str, Tensor]],
+               clip_shape: Optional[Sequence[int]]) -> Dict[str, Dict[str, Tensor]]:
+    if clip_shape is None:
+        return read
+    places = {id(module): name for name, module in unwrap(model).named_modules()}
+    names = {name: places.get(id(layer), name) for name, layer in temporal_layers(model).items()}
+    used = used_steps(model, clip_shape)
+    return {name: {**values, 'used': used[names.get(name, name)]} if names.get(name, name) in used else values
+            for name, values in read.items()}
 
 
 def kernel_sizes(model: nn.Module, fit: bool = False) -> Dict[str, Tuple[int, int, int]]:

@@ -1,8 +1,10 @@
 """The 3T kernel nearest to each filter of a 3D kernel, in least squares.
 
-Three stages, all filters of a chunk at once: the best points of a grid (:mod:`.motion_starts`) and "no motion" are the
-starts; each goes a few Levenberg-Marquardt steps; the best two of every filter go on to the end. A filter therefore
-never ends worse than without motion.
+Three stages, all filters of a chunk at once: the best candidates (:mod:`.motion_starts`) and "no motion" are the
+starts; each goes a few Levenberg-Marquardt steps; the best two of every filter go on to the end. Where nothing is
+better than the filter at rest that is the answer, so that none ends worse than without motion. One that ends close to
+an exact answer and not at it has most likely missed it, and gets a second round from all the candidates that were not
+taken; a filter of a trained network is nowhere near one, so that this costs next to nothing there.
 
 Zooms and shifts are bounded per step. Without bounds the best fit to a kernel of noise magnifies a few pixels of K_1 a
 hundred times, to make slices of one colour: better least squares, and no motion.
@@ -16,10 +18,13 @@ import torch
 from torch import Tensor
 
 from .levenberg_marquardt import levenberg_marquardt
-from .motion_starts import best_of_grid, start_grid
+from .motion_starts import best_of_grid, start_grid, steps_put_together
 from .projected_residual import ProjectedResidual, reduced
 
 FIRST_STEPS, SURVIVORS = 6, 2  # steps of every start; how many of a filter's starts go on
+NEAR_MISS = (1e-5, 0.05)  # what such a filter leaves unexplained, from and to
+SECOND_SURVIVORS = 4
+MIXTURES = 24  # of the best motions of every step, see motion_starts
 OFF_IDENTITY = 1e-3  # the start without motion is this far from it, for at the identity itself every slope is 0
 LARGEST_ZOOM = 2.  # per step, in and out
 LARGEST_SHIFT = 1.5  # per step and axis, half kernels: beyond 2 nothing of a slice is left
@@ -68,20 +73,34 @@ def curvature(hessian: Tensor, total: Tensor) -> Tensor:
     return 1 / (vectors.square() / torch.maximum(values, floor)[:, None]).sum(2)
 
 
-def _starts(problem: ProjectedResidual, gains: Tensor, count: int, memory: int, seed: int) -> Tensor:
-    """(n, count, q): the best of the grid, and the filter at rest with the gains that are best then."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(problem.count, generator=generator, dtype=torch.float64)
-    rest = (OFF_IDENTITY * noise).to(gains).repeat(len(gains), 1, 1)
+def at_rest(problem: ProjectedResidual, gains: Tensor) -> Tensor:
+    """(n, q) parameters without motion, with ``gains`` (n, T) where the problem has some."""
+    rest = gains.new_zeros(len(gains), problem.count)
     if problem.transform == 'free':
-        identity = torch.eye(2, 3, dtype=gains.dtype, device=gains.device).flatten().repeat(problem.steps)
-        rest[:, :, :problem.motions] += identity
+        rest[:, :problem.motions] = torch.eye(2, 3).flatten().repeat(problem.steps).to(rest)
     if problem.gain:
-        rest[:, :, problem.motions:] = gains[:, None]
+        rest[:, problem.motions:] = gains
+    return rest
+
+
+def _starts(problem: ProjectedResidual, gains: Tensor, count: int, memory: int, seed: int) -> Tensor:
+    """(n, count + MIXTURES, q), the first one the filter at rest with the gains that are best then, the others the
+    better the earlier; for a count of 1 only the first."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = OFF_IDENTITY * torch.randn(problem.motions, generator=generator, dtype=torch.float64)
+    rest = at_rest(problem, gains)[:, None]
+    rest[:, :, :problem.motions] += noise.to(rest)
     if count == 1:
         return rest
     grid = start_grid(problem, generator)
-    return torch.cat([rest, grid[best_of_grid(problem, grid, count - 1, memory)]], dim=1)
+    candidates = torch.cat([grid[best_of_grid(problem, grid, count - 1, memory)],
+                            steps_put_together(problem, MIXTURES, generator, memory)], dim=1)
+    which = torch.arange(len(candidates), device=gains.device).repeat_interleave(candidates.shape[1])
+    rows = problem.slices.element_size() * problem.size[0] * problem.pixels * (problem.pixels + problem.slices.shape[2])
+    values = torch.cat([problem.value(x, i) for x, i in zip(
+        *(all_.split(max(1, memory // (4 * rows))) for all_ in (candidates.flatten(0, 1), which)))])
+    best = values.view(candidates.shape[:2]).argsort(dim=1)
+    return torch.cat([rest, candidates.gather(1, best[..., None].expand(-1, -1, problem.count))], dim=1)
 
 
 def bounds(problem: ProjectedResidual) -> Optional[Tuple[Tensor, Tensor]]:
@@ -92,6 +111,32 @@ def bounds(problem: ProjectedResidual) -> Optional[Tuple[Tensor, Tensor]]:
     largest = torch.full((problem.count, ), torch.inf).to(problem.slices)
     largest[:problem.motions] = step.repeat(problem.steps)
     return -largest, largest
+
+
+def _searched(problem: ProjectedResidual, points: Tensor, total: Tensor, iterations: int, survivors: int):
+    """(value (n,), parameters (n, q), converged (n,)) of the best of the starts (n, s, q)."""
+    if points.shape[1] > survivors:
+        values, points, _ = _descend(problem, points, total, min(FIRST_STEPS, iterations))
+        kept = values.topk(survivors, dim=1, largest=False).indices
+        points = points.gather(1, kept[..., None].expand(-1, -1, problem.count))
+    values, points, converged = _descend(problem, points, total, iterations)
+    best = values.argmin(1, keepdim=True)
+    parameters = points.gather(1, best[..., None].expand(-1, -1, problem.count))[:, 0]
+    return values.gather(1, best)[:, 0], parameters, converged.gather(1, best)[:, 0]
+
+
+def _search_again(problem: ProjectedResidual, found, others: Tensor, total: Tensor, iterations: int):
+    """``found`` (see :func:`_searched`) with another round, from ``others`` (n, s, q), where it missed narrowly."""
+    left = found[0] / torch.where(total == 0, 1, total)
+    missed = ((left > NEAR_MISS[0]) & (left < NEAR_MISS[1])).nonzero()[:, 0]
+    for few in missed.split(max(1, len(total) // max(1, others.shape[1] // 4))) if len(missed) else ():
+        part = ProjectedResidual(problem.slices[few], problem.size, problem.gain, problem.transform,
+                                 problem.reference, problem.ridge)
+        again = _searched(part, others[few], total[few], iterations, SECOND_SURVIVORS)
+        better = again[0] < found[0][few]
+        for old, new in zip(found, again):
+            old[few[better]] = new[better]
+    return found
 
 
 def _descend(problem: ProjectedResidual, starts: Tensor, total: Tensor, iterations: int):
@@ -124,27 +169,28 @@ def nearest_3t_kernel(weight: Tensor, gain: bool = False, transform: str = 'affi
     rows = weight.shape[1] * math.prod(size) * weight.element_size()  # of one filter, which QR and the end copy
     slices = torch.cat([reduced(part) for part in weight.split(max(1, memory // (3 * rows)))])
     everything = ProjectedResidual(slices, size, gain, transform, reference, ridge)
+    gains = still_explained(weight)[2]
     if initial is None:
-        all_starts = _starts(everything, still_explained(weight)[2], starts, memory, seed)
+        all_starts = _starts(everything, gains, starts, memory, seed)
     else:
-        all_starts = initial[:, None]
-    chunk = max(1, memory // max(everything.bytes_per_problem() * all_starts.shape[1], 4 * rows))
+        all_starts, starts = initial[:, None], 1
+    chunk = max(1, memory // max(everything.bytes_per_problem() * starts, 4 * rows))
     parts, done = [], 0
-    for part, few, points in zip(weight.split(chunk), slices.split(chunk), all_starts.split(chunk)):
+    for part, few, points, still in zip(*(all_.split(chunk) for all_ in (weight, slices, all_starts, gains))):
         total = part.flatten(1).square().sum(1)
         problem = ProjectedResidual(few, size, gain, transform, reference, ridge)
-        if initial is None:
-            values, points, _ = _descend(problem, points, total, min(FIRST_STEPS, iterations))
-            kept = values.topk(min(SURVIVORS, starts), dim=1, largest=False).indices
-            points = points.gather(1, kept[..., None].expand(-1, -1, problem.count))
-        values, points, converged = _descend(problem, points, total, iterations)
-        best = values.argmin(1, keepdim=True)
-        parameters = points.gather(1, best[..., None].expand(-1, -1, problem.count))[:, 0]
+        found = _searched(problem, points[:, :starts], total, iterations, SURVIVORS)
+        if points.shape[1] > starts:
+            found = _search_again(problem, found, points[:, starts:], total, iterations)
+        values, parameters, converged = found
         everyone = torch.arange(len(part), device=part.device)
+        if initial is None:  # the identity itself is a kink, which a search from beside it may not reach
+            rest = at_rest(problem, still)
+            parameters = torch.where((problem.value(rest, everyone) < values)[:, None], rest, parameters)
         kernel, left = problem.kernel(parameters, everyone, part.flatten(2).mT)
         explained = torch.where(total == 0, 1, 1 - left / torch.where(total == 0, 1, total))
         slopes = curvature(problem.linearise(parameters, everyone)[2], total)
-        parts.append((parameters, kernel, explained, slopes, converged.gather(1, best)[:, 0]))
+        parts.append((parameters, kernel, explained, slopes, converged))
         done += len(part)
         if progress is not None:
             progress(done, len(weight))

@@ -24,8 +24,8 @@ from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
+from .resampling_slopes import affine_slopes, inverse_slopes, resampling_slopes
 from .temporal_transform import affine_matrix, resampling_matrices
 
 NUMBERS = {'affine': 4, 'free': 6}  # per step: log s, r, t_x, t_y; or the rows of a 2x3 matrix
@@ -102,12 +102,15 @@ class ProjectedResidual:
 
     def _resampling_slopes(self, parameters: Tensor) -> Tensor:
         """(n, T-1, numbers per step, P, P): the derivatives of :meth:`_resampling`; a step depends on its own only."""
-        numbers = NUMBERS[self.transform]
-        tangents = torch.zeros(numbers, *parameters.shape, dtype=parameters.dtype, device=parameters.device)
-        for k in range(numbers):
-            tangents[k, :, k:self.motions:numbers] = 1
-        slopes = vmap(lambda tangent: jvp(self._resampling, (parameters,), (tangent,))[1])(tangents)
-        return slopes.permute(1, 2, 0, 3, 4).contiguous()
+        theta = self.theta(parameters)
+        if self.transform == 'affine':
+            slopes = affine_slopes(theta)
+        else:
+            slopes = torch.eye(6, dtype=theta.dtype, device=theta.device).unflatten(1, (2, 3)).expand(
+                *theta.shape[:2], -1, -1, -1)
+        back = inverse_affine(theta[:, :self.reference])
+        slopes = torch.cat([inverse_slopes(back, slopes[:, :self.reference]), slopes[:, self.reference:]], dim=1)
+        return resampling_slopes(torch.cat([back, theta[:, self.reference:]], dim=1), slopes, self.size[1:])
 
     def _walk(self) -> List[Tuple[int, int, int]]:
         """(step, slice it starts from, slice it makes), from the reference outwards."""

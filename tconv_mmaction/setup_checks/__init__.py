@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from . import agreement
 from .batches import batches_of, check_cutting, check_last_batch, processes, shares
 from .data import DataOptions, Loader, Model, check_loader, datasets_of, model_for_data
-from .network import build_on_meta, check_checkpoint, check_model, check_optimizer, check_pretrained
+from .network import build_on_meta, check_checkpoint, check_model, check_optimizer, check_pretrained, say_unused_motion
 from .problems import Problem, Problems, SetupError
 from .runtime import (
     check_hooks,
@@ -102,6 +102,8 @@ def check_config(cfg: Any, mode: str = 'train', duplicates: bool = False,
                     problems)
         if mode == 'train' and train is not None and train.samples and wanted.volumes and len(problems) == before:
             check_batches(model, model_cfg, train, train.samples, cfg.get('train_dataloader'), world_size, problems)
+        if mode == 'train' and train is not None and len(problems) == before:
+            say_unused_motion(model, model_cfg, train.sizes, problems)
         check_pretrained(model, model_cfg, problems)
         if mode == 'train':
             check_optimizer(cfg.get('optim_wrapper'), model, cfg.get('param_scheduler'), length, problems)

@@ -14,6 +14,8 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMI
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from ..interpret.temporal_reach import UnusedMotion, least_clip_length
+from ..layers import Conv3T
 from .data import ClipSize
 from .problems import Problems, build, explained, find_class
 from .schedules import RunLength, check_schedules
@@ -130,6 +132,29 @@ def _shapes(features: Any) -> str:
     if torch.is_tensor(features):
         return str(tuple(features.shape))
     return ', '.join(map(_shapes, features)) if isinstance(features, (list, tuple)) else type(features).__name__
+
+
+def say_unused_motion(model: nn.Module, cfg: dict, sizes: Dict[str, ClipSize], problems: Problems) -> None:
+    """A warning for clips that are too short for some slices of 3T kernels: their transforms get no gradient."""
+    mean = (cfg.get('data_preprocessor') or {}).get('mean')
+    channels = len(mean) if isinstance(mean, (list, tuple)) else 3
+    for key, size in sizes.items():
+        if None in size or not any(isinstance(module, Conv3T) for module in model.modules()):
+            continue
+        shape = (channels, *size)
+        try:
+            unused = UnusedMotion(model, shape)
+        except Exception as error:  # every network has errors of its own; those of a clip are said by check_model
+            problems.notes.append(f'{key}: which slices of 3T kernels see a frame ({explained(error)[:200]})')
+            continue
+        if not unused.values:
+            continue
+        least = least_clip_length(model, shape)
+        longer = f'Clips of {least} frames use all of them' if least else 'Take longer clips'
+        problems.warn(key, f'{100 * unused.share:.0f} % of the temporal parameters ({unused.values} of '
+                      f'{unused.all_values}) get no gradient from clips of {size.frames} frames: slices of these 3T '
+                      f'kernels see no frame: {", ".join(unused.layers)}. {longer}; so do smaller strides in time '
+                      '(model.backbone.conv1_stride_t, pool1_stride_t, temporal_strides of a ResNet).')
 
 
 def check_model(model: nn.Module, cfg: dict, sizes: Dict[str, ClipSize], problems: Problems) -> None:

@@ -194,7 +194,7 @@ def check_torchrun(words):
 
 
 def check_pip(words):
-    assert words[0] in ('install', 'uninstall', 'list'), words
+    assert words[0] in ('install', 'uninstall', 'list', 'wheel'), words
     extras = next(ast.literal_eval(keyword.value) for node in ast.walk(ast.parse((ROOT / 'setup.py').read_text()))
                   if isinstance(node, ast.Call) for keyword in node.keywords if keyword.arg == 'extras_require')
     rest = iter(words[1:])

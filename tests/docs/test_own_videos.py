@@ -11,6 +11,7 @@ import pickle
 import random
 import re
 import shlex
+import subprocess
 import sys
 
 import numpy as np
@@ -176,6 +177,29 @@ def test_the_walk_through(project):
         name, scores = printed.split(' ', 1)
         assert name == names[sample['pred_label'].item()]
         np.testing.assert_allclose(json.loads(scores), sample['pred_score'].tolist(), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_tutorial(project):
+    """Every command of the page in a real shell, in its order; only the network, the clips and the epochs are small."""
+    make_videos(project.folder / 'data/my_videos', ['point', 'wave'])
+    text = (ROOT / 'docs/tutorial.md').read_text()
+    blocks = fences(text)
+    assert len(blocks) == text.count('```') / 2 == 6
+    tconv = f'set -e\ntconv() {{ {shlex.quote(sys.executable)} -m tconv_mmaction "$@"; }}\n'
+    for language, code in blocks:
+        if language == 'python':
+            project.make_small('work_dirs/mine_3t.py', 1, fast=True)
+            (project.folder / 'work_dirs/mine_3d.py').write_text(code)
+            continue
+        done = subprocess.run(['bash', '-c', tconv + code], cwd=project.folder, capture_output=True, text=True,
+                              env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
+        assert done.returncode == 0, f'{code}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}'
+    work_dirs = project.folder / 'work_dirs'
+    made = [path.relative_to(work_dirs).as_posix() for path in work_dirs.rglob('*')]
+    assert {'bad_videos.csv', 'curves/curves.png', 'test_3d/confusion_matrix.png', 'motion/table_2.md',
+            'compare/histograms.png', 'compare/summary.json', 'report/index.html'} <= set(made), made
 
 
 def test_jhmdb(project, shared):

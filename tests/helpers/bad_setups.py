@@ -1,6 +1,6 @@
 """Set-ups with a mistake, each with the key that the message has to name and words that it has to hold.
 
-tests/setup_checks/test_bad_inputs.py tries every one, and prints the table of docs/reliability/bad_inputs.md from them.
+tests/setup_checks/test_bad_inputs.py tries every one, and prints the table of docs/reliability/mistakes.md from them.
 """
 from typing import Any, Dict, NamedTuple, Sequence
 

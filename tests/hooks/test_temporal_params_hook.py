@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from tconv_mmaction.hooks import TemporalParamsHook
+from tconv_mmaction.hooks.temporal_params_hook import clip_shape_of
 from tconv_mmaction.interpret import load_parameters, parameter_statistics, temporal_parameters
 from tconv_mmaction.interpret.parameter_statistics import MODEL_ROW
 from tconv_mmaction.layers import Conv3T
@@ -293,3 +294,45 @@ def test_sharded_parameters_are_refused_before_the_training(tmp_path):
     with pytest.raises(ValueError, match='TemporalParamsHook: FSDP has split the parameters .*temporal_params.py'):
         build(tmp_path, dict(interval=1), model=model).train()
     assert not (tmp_path / 'temporal_params').exists()
+
+
+class ShortAtTheEnd(TinyModel):
+    """A second 3T layer that sees one step: its last transforms get no gradient."""
+
+    def __init__(self):
+        super().__init__(Conv3T(1, 2, 3, padding=1))
+        self.last = Conv3T(2, 2, 3, padding=1)
+
+    def init_weights(self):
+        super().init_weights()
+        with torch.no_grad():
+            self.last.scale[1] = 5.  # a start that would be half of every mean
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        logits = self.fc(self.last(self.conv(inputs).mean(2, keepdim=True)).mean((2, 3, 4)))
+        return dict(loss=nn.functional.cross_entropy(logits, labels)) if mode == 'loss' else logits
+
+
+def test_steps_without_a_gradient_are_counted_and_in_no_number(tmp_path):
+    model = ShortAtTheEnd()
+    runner = build(tmp_path, dict(figures=True), model=model, epochs=1)
+    said = []
+    runner.logger.info = lambda text, *args, **kwargs: said.append(text)
+    runner.train()
+    assert (model.last.scale[1] == 5).all() and (model.last.scale[0] != 1).all()
+    table = pd.read_csv(tmp_path / 'temporal_params/epoch_1.csv', index_col='layer')
+    assert table['left_out'].tolist() == [0, 2, 2] and table['values'].tolist() == [4, 2, 6]
+    kept = torch.cat([model.conv.scale.flatten(), model.last.scale[0]]).detach().double() - 1
+    assert table.loc[MODEL_ROW, 'abs_scale_mean'] == pytest.approx(float(kept.abs().mean()), rel=1e-6)
+    written = {key: line[key] for line in lines(tmp_path) for key in line if key == 'temporal/abs_scale_minus_1_mean'}
+    assert list(written.values()) == pytest.approx([float(kept.abs().mean())], rel=1e-6)
+    text, = [text for text in said if text.startswith('Temporal parameters of epoch 1')]
+    assert text.endswith('; without 2 of 8 steps x filters, whose slices see no frame of clips of 4 frames')
+    parameters, _ = load_parameters(tmp_path / 'temporal_params/epoch_1.npz')
+    assert parameters['last']['used'].tolist() == [True, False] and parameters['conv']['used'].all()
+
+
+def test_the_clip_of_a_batch():
+    clip = torch.zeros(2, 3, 8, 5, 6)  # views, C, T, H, W
+    assert clip_shape_of(dict(inputs=[clip, clip])) == clip_shape_of(dict(inputs=clip[None])) == (3, 8, 5, 6)
+    assert clip_shape_of(dict(inputs=[clip[0]])) is clip_shape_of([clip]) is clip_shape_of(dict()) is None

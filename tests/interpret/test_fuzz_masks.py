@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tconv_mmaction.interpret import freeze_frames, reverse_frames
-from tconv_mmaction.interpret.temporal_mask import centred_masks, mask_runs, reverse_indices, total_variation
+from tconv_mmaction.interpret.freeze import mask_runs, reverse_indices
+from tconv_mmaction.interpret.temporal_mask import centred_masks, total_variation
 
 DTYPES = st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16])
 UNIT = st.floats(0, 1) | st.sampled_from([0., 0.1, 0.5, 1.])

@@ -15,7 +15,8 @@ from tconv_mmaction.interpret import (
     reverse_frames,
     total_variation,
 )
-from tconv_mmaction.interpret.temporal_mask import _initial_masks, centred_masks, reverse_indices
+from tconv_mmaction.interpret.freeze import reverse_indices
+from tconv_mmaction.interpret.temporal_mask import Search, _initial_masks, centred_masks
 
 GOLDEN = golden('temporal_mask_*.npz')
 EXACT = dict(rtol=1e-10, atol=1e-10)
@@ -116,7 +117,8 @@ def test_the_first_mask_that_is_enough_without_trying_the_larger_ones(clips, chu
     candidates = centred_masks(frames, clip)
     # the mask's first frame is frozen to the one before, except in the full mask, which has none before
     centred = [int(mask.sum()) - int(mask[0]) for mask in candidates]
-    found = _initial_masks(score, clip, torch.ones(clips, dtype=torch.long), original, keep, chunk_size)
+    found = _initial_masks(score, clip, torch.ones(clips, dtype=torch.long), original, keep, chunk_size,
+                           Search.anywhere(clip))
     for n in range(clips):
         drops = original[n] - table[n]
         enough = [m for m in range(len(candidates)) if drops[m] >= keep * drops[-1]] or [len(candidates) - 1]

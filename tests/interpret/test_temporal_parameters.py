@@ -33,6 +33,7 @@ from tconv_mmaction.interpret.temporal_parameters import (
     save_parameters,
     temporal_layers,
 )
+from tconv_mmaction.interpret.trajectories import Motion
 from tconv_mmaction.layers import TEMPORAL_PARAMETERS, Conv3T
 from tconv_mmaction.maths.temporal_transform import affine_matrix, temporal_kernel
 
@@ -345,7 +346,9 @@ def test_distributions_say_what_is_outside_and_refuse_nothing(model):
     figure = draw_distributions({'a': parameters}, limits={'scale': (0.9, 1.15)})
     assert [text.get_text() for text in figure.axes[0].texts] == ['3 outside']
     assert not figure.axes[1].texts
-    assert shared_limits({'still': temporal_parameters(Conv3T(1, 1, 3))})['scale'] == (0.99, 1.01)
+    still = {'still': temporal_parameters(Conv3T(1, 1, 3))}
+    assert shared_limits(still) == {'scale': (0.95, 1.05), 'rotate': (-5, 5), 'translate': (-0.5, 0.5)}
+    assert shared_limits(still, Motion(0, 0, 0), 0)['scale'] == (0.99, 1.01)  # as narrow as asked for
     with pytest.raises(ValueError, match='at least one model'):
         draw_distributions({})
     with pytest.raises(ValueError, match='b has no temporal parameters'):

@@ -1,6 +1,6 @@
 """Wrong configs and data lists: each is named by its key or line, with the value and the way out, before a start.
 
-``PYTHONPATH=tests python tests/setup_checks/test_bad_inputs.py`` prints the table of docs/reliability/bad_inputs.md;
+``PYTHONPATH=tests python tests/setup_checks/test_bad_inputs.py`` prints the table of docs/reliability/mistakes.md;
 a test holds the two together.
 """
 import argparse
@@ -25,7 +25,7 @@ from tconv_mmaction.cli.main import run_script
 from tconv_mmaction.setup_checks import SetupError, check_config
 from tconv_mmaction.utils.confinement import ConfinementError
 
-PAGE = ROOT / 'docs/reliability/bad_inputs.md'
+PAGE = ROOT / 'docs/reliability/mistakes.md'
 
 @pytest.fixture(scope='module')
 def template(tmp_path_factory):

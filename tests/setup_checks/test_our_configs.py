@@ -1,4 +1,7 @@
-"""Every config of the repository passes the check with lists that fit it: no mistake, and no warning."""
+"""Every config of the repository passes the check with lists that fit it: no mistake, and one warning of a paper's own.
+
+3T-ResNet18 halves 30 frames until slices of its last stages see none, as published; that is said.
+"""
 import cv2
 import numpy as np
 import pytest
@@ -68,5 +71,9 @@ def test_no_mistake_and_no_warning(path, folder):
         config.load_from = None
     for mode in ('train', 'test'):
         found = check_config(config, mode)
-        assert [(warning.key, warning.text) for warning in found.warnings] == [] and not [
-            note for note in found.notes if 'VideoMNIST' not in note]
+        warned = [f'{warning.key}: {warning.text}' for warning in found.warnings]
+        if mode == 'train' and path.stem.startswith('resnet18-3t') and '30x1x1' in path.stem:
+            text = warned.pop()
+            assert text.startswith('train_dataloader.dataset.pipeline: 19 % of the temporal parameters')
+            assert text.count('backbone.layer') == 3 and 'Clips of 33 frames use all of them' in text
+        assert warned == [] and not [note for note in found.notes if 'VideoMNIST' not in note]

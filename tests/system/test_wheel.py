@@ -40,19 +40,35 @@ def wheel(source):
     return made
 
 
-@pytest.fixture(scope='module')
-def environment(wheel, tmp_path_factory):
+def install(python, *what):
+    """With the pip of the tests, into the environment of ``python``; False where the index does not give it."""
+    command = [sys.executable, '-m', 'pip', '--python', str(python), 'install', '-q', *map(str, what)]
+    return not subprocess.run(command, capture_output=True, timeout=1800).returncode
+
+
+def new_environment(wheel, folder):
     """The folder of programs of an environment with the wheel; what it needs is borrowed from that of the tests."""
-    folder = tmp_path_factory.mktemp('environment')
-    call([sys.executable, '-m', 'venv', folder], folder)
+    call([sys.executable, '-m', 'venv', '--without-pip', folder], folder.parent)
     programs = folder / ('Scripts' if os.name == 'nt' else 'bin')
     python = programs / 'python'
     place = call([python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], folder).strip()
     # a path file there adds the packages of the tests, and not the path files among them: no editable install
     with open(os.path.join(place, 'borrowed.pth'), 'w') as file:
         file.write('\n'.join(dict.fromkeys(sysconfig.get_path(kind) for kind in ('purelib', 'platlib'))))
-    call([python, '-m', 'pip', 'install', '-q', '--no-deps', '--force-reinstall', wheel], folder)
+    assert install(python, '--no-deps', '--force-reinstall', wheel)
     return programs
+
+
+@pytest.fixture(scope='module')
+def environment(wheel, tmp_path_factory):
+    return new_environment(wheel, tmp_path_factory.mktemp('environment'))
+
+
+@pytest.fixture(scope='module')
+def archive(source):
+    call([sys.executable, 'setup.py', '-q', 'sdist', '-d', 'made'], source)
+    made, = (source / 'made').glob('*.tar.gz')
+    return made
 
 
 @pytest.mark.slow
@@ -67,11 +83,9 @@ def test_what_is_in_the_wheel(wheel):
 
 
 @pytest.mark.slow
-def test_what_is_in_the_source_distribution(source):
-    call([sys.executable, 'setup.py', '-q', 'sdist', '-d', 'made'], source)
-    made, = (source / 'made').glob('*.tar.gz')
-    with tarfile.open(made) as archive:
-        names = {name.partition('/')[2] for name in archive.getnames()}
+def test_what_is_in_the_source_distribution(archive):
+    with tarfile.open(archive) as packed:
+        names = {name.partition('/')[2] for name in packed.getnames()}
     for folder in ('tests', 'tools', 'configs', 'projects', 'zoo', 'tconv_mmaction'):
         for path in (ROOT / folder).rglob('*'):
             parts = path.relative_to(ROOT).parts
@@ -81,6 +95,42 @@ def test_what_is_in_the_source_distribution(source):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_source_distribution_passes_its_own_tests(archive, tmp_path):
+    """A sample of them, from where it was unpacked; with SDIST_TESTS="tests/ops tests/cli" those instead."""
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, **(dict(filter='data') if hasattr(tarfile, 'data_filter') else {}))
+    unpacked, = tmp_path.iterdir()
+    path = str(unpacked)
+    where = call([sys.executable, '-c', 'import tconv_mmaction; print(tconv_mmaction.__file__)'], tmp_path,
+                 PYTHONPATH=path)
+    assert where.startswith(path)
+    sample = os.environ.get('SDIST_TESTS', 'tests/maths tests/layers/test_separable_conv3d.py tests/test_house.py '
+                            'tests/cli/test_command.py tests/configs/test_recipes.py').split()
+    output = call([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *sample], unpacked, PYTHONPATH=path)
+    print(output.splitlines()[-1])
+    assert re.search(r'^\d+ passed', output, re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_mim_runs_trains_and_tests(wheel, tmp_path):
+    programs = new_environment(wheel, tmp_path / 'environment')
+    if not install(programs / 'python', 'openmim==0.3.9'):
+        pytest.skip('pip could not install openmim 0.3.9 here')
+    work = tmp_path / 'work'
+    work.mkdir()
+    mim = programs / 'mim'
+    assert '| C-LSTM | 1,324,014 |' in call([mim, 'run', 'tconv_mmaction', 'paper_tables'], work)
+    call([mim, 'train', 'tconv_mmaction', f'{CONFIG}.py', '--work-dir', 'mine', '--cfg-options',
+          'train_cfg.max_epochs=1'], work)
+    output = call([mim, 'test', 'tconv_mmaction', f'{CONFIG}.py', '--checkpoint', 'mine/epoch_1.pth', '--work-dir',
+                   'tested'], work)
+    assert float(re.search(r'acc/top1: ([\d.]+)', output)[1]) > 0.15  # 0.1 is chance
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_everything_from_an_empty_folder(environment, tmp_path):
     tconv = environment / 'tconv'
     where = call([environment / 'python', '-c', 'import tconv_mmaction; print(tconv_mmaction.__file__)'], tmp_path)

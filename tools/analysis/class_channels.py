@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from tconv_mmaction.cli import clip_tool
-from tconv_mmaction.interpret import RecognizerScores, save_figure
+from tconv_mmaction.cli.figure_options import figure_files
+from tconv_mmaction.interpret import RecognizerScores
 from tconv_mmaction.interpret.class_channels import (
     analysed_layers,
     by_class,
@@ -35,6 +36,7 @@ def analyse(args) -> int:
     analysed_layers(model, args.layers, args.fit)
     parameters = clip_tool.fitted_parameters(model) if args.fit else None
     check_top(args.top)
+    files = figure_files(args)
     logits = RecognizerScores(model, 'logits')
     found = []
 
@@ -54,7 +56,7 @@ def analyse(args) -> int:
                for title, channels in classes.items()}
     taken: set = set()
     for title, figure in figures.items():
-        save_figure(figure, args.out / f'{clip_tool.unique(title, taken)}.png')
+        files.save(figure, args.out / clip_tool.unique(title, taken))
     if classes:
         table = channel_table(model, classes, parameters=parameters)
         atomic_write_text(args.out / 'channels.csv', table.to_csv(index=False))

@@ -34,7 +34,8 @@ from torch import Tensor
 
 from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.cli.compared_models import Model, chosen_clips, names_of, reason, settings_of
-from tconv_mmaction.interpret import drop_ratio, mask_runs, save_figure
+from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
+from tconv_mmaction.interpret import drop_ratio, mask_runs
 from tconv_mmaction.interpret.comparison.comparison_log import (
     RowLog,
     check_run,
@@ -181,7 +182,7 @@ def report(models: List[Model], titles: List[str], rows: dict, indices: Sequence
                       .to_csv(index=False))
     atomic_write_text(args.out / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
     atomic_write_text(args.out / 'tables.md', text)
-    save_figure(draw_histograms(comparison, titles), args.out / 'histograms.png')
+    figure_files(args).save(draw_histograms(comparison, titles), args.out / 'histograms')
     print(f'\n{text}\nwritten to {args.out}', flush=True)
     return 1 if skipped else 0
 
@@ -197,6 +198,7 @@ def titles_of(args) -> List[str]:
 
 
 def analyse(args: argparse.Namespace) -> int:
+    figure_files(args)
     titles = titles_of(args)
     for path in args.scores or []:
         read_scores(path)  # a wrong file is said now, not at the end
@@ -261,6 +263,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--scores', nargs=2, metavar=('JSON1', 'JSON2'), help='how good the explanations of each model '
                         'are: {method: [auc_deletion, auc_insertion, [low, high]]}')
     parser.add_argument('--retry-skipped', action='store_true', help='try clips again that were skipped before')
+    add_figure_arguments(parser)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu',
                         help='default: CUDA if there is one')
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',

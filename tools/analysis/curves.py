@@ -13,7 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import tconv_mmaction  # noqa: F401
-from tconv_mmaction.interpret import save_figure
+from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.run_logs import mean_and_spread, read_runs
 
@@ -57,8 +57,10 @@ def main(arguments=None) -> int:
     parser.add_argument('--labels', nargs='+', default=(), metavar='LABEL', help='one per run; equal labels are runs '
                         'of one kind (default: the folder\'s name without its number)')
     parser.add_argument('--out-dir', default='.', help='where curves.png and curves.csv go (%(default)s)')
+    add_figure_arguments(parser)
     args = parser.parse_args(arguments)
     try:
+        files = figure_files(args)
         runs = read_runs(args.work_dirs, args.labels)
     except (FileNotFoundError, ValueError) as error:
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
@@ -76,7 +78,7 @@ def main(arguments=None) -> int:
         return 1
     out = Path(args.out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    save_figure(draw(runs, keys), out / 'curves.png')
+    picture = files.save(draw(runs, keys), out / 'curves')
     atomic_write_text(out / 'curves.csv', runs[runs.key.isin(keys)].to_csv(index=False))
     for key in keys:
         for label in dict.fromkeys(runs.label):
@@ -85,7 +87,7 @@ def main(arguments=None) -> int:
                 last = spread.iloc[-1]
                 more = f' +- {last["std"]:.4g} over {last.runs:.0f} runs' if last.runs > 1 else ''
                 print(f'{label}: {key} {last["mean"]:.4g}{more} at {runs[runs.key == key].unit.iloc[0]} {last.name}')
-    print(f'Written: {out / "curves.png"} and {out / "curves.csv"}')
+    print(f'Written: {picture} and {out / "curves.csv"}')
     return 0
 
 

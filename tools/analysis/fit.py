@@ -25,7 +25,8 @@ from torch import Tensor
 
 from tconv_mmaction.backbones.inflation import read_state_dict
 from tconv_mmaction.cli.clip_tool import MISTAKES
-from tconv_mmaction.interpret import draw_trajectories, fit_kernels, fittable_kernels, motion_ladder, save_figure
+from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
+from tconv_mmaction.interpret import draw_trajectories, fit_kernels, fittable_kernels, motion_ladder
 from tconv_mmaction.interpret.access.clips import load_recognizer
 from tconv_mmaction.interpret.access.modules import close_names
 from tconv_mmaction.interpret.model_motion import can_be_fitted
@@ -68,6 +69,7 @@ def table_text(table) -> str:
 
 
 def analyse(args: argparse.Namespace) -> int:
+    files = figure_files(args)
     kernels = kernels_of(args.files, args.cfg_options, args.device)
     unknown = [name for name in args.layers or [] if name not in kernels]
     if unknown:
@@ -84,7 +86,7 @@ def analyse(args: argparse.Namespace) -> int:
     table = ladder_table(ladders, layers)
     title = args.title or Path(args.files[-1]).stem
     values = {name: layer.values() for name, layer in layers.items()}
-    save_figure(draw_ladder(table, title), args.out / 'ladder.png')
+    files.save(draw_ladder(table, title), args.out / 'ladder')
     atomic_write_text(args.out / 'ladder.csv', table.to_csv())
     atomic_write_text(args.out / 'ladder.md', table_text(table) + '\n')
     with atomic_open(args.out / 'parameters.npz', 'wb') as file:
@@ -95,9 +97,9 @@ def analyse(args: argparse.Namespace) -> int:
     print(f'\n{table_text(table)}\n')
     if table['above'].sum():
         sizes = {name: layer.kernel_size for name, layer in layers.items()}
-        save_figure(draw_trajectories(values, sizes, args.filters), args.out / 'trajectories.png')
+        files.save(draw_trajectories(values, sizes, args.filters), args.out / 'trajectories')
     else:
-        (args.out / 'trajectories.png').unlink(missing_ok=True)  # of an earlier run
+        files.path(args.out / 'trajectories').unlink(missing_ok=True)  # of an earlier run
         print('No filter is above the null: there is no motion to draw.')
     print(f'{int(table["above"].sum())} of {int(table["filters"].sum())} filters are above the null; written to '
           f'{args.out}')
@@ -120,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument('--device', default='cpu', help='default: cpu')
     options.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                          help='override settings of the config: key=value pairs, lists as key="[a,b]"')
+    add_figure_arguments(options)
     return options
 
 

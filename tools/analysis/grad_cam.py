@@ -49,7 +49,7 @@ def analyse(args) -> int:
             picture, film = with_notice(picture, note), with_notice(film, note)
             print(f'{name}: {note}')
         write_image(args.out / f'{name}.png', picture)
-        write_clip(args.out / f'{name}.{args.format}', film, args.fps)
+        write_clip(args.out / f'{name}.{args.film}', film, args.fps)
         with atomic_open(args.out / f'{name}.npz', 'wb') as file:
             np.savez_compressed(file, maps=maps[0].cpu().numpy(), target=target, layer=layer)
         found = blob_metrics(maps_at_frame_size(maps, *clip.frames.shape[1:3])[0].cpu())

@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tconv_mmaction.cli import clip_tool
-from tconv_mmaction.interpret import effective_receptive_field, field_marginals, save_figure
+from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
+from tconv_mmaction.interpret import effective_receptive_field, field_marginals
 from tconv_mmaction.interpret.access.clips import load_recognizer
 from tconv_mmaction.interpret.receptive_field import FieldMarginals
 from tconv_mmaction.utils import atomic_open, atomic_write_text
@@ -32,10 +33,11 @@ def draw(marginals: FieldMarginals) -> Figure:
 
 
 def analyse(args) -> int:
+    files = figure_files(args)
     model = load_recognizer(args.config, args.checkpoint, args.device, args.cfg_options)
     field = effective_receptive_field(model, args.shape, args.repeats, args.seed)
     marginals = field_marginals(field)
-    save_figure(draw(marginals), args.out / 'field.png')
+    files.save(draw(marginals), args.out / 'field')
     atomic_write_text(args.out / 'time.csv', '\n'.join(
         ['frame,share', *(f'{t},{share}' for t, share in enumerate(marginals.time.tolist()))]) + '\n')
     with atomic_open(args.out / 'field.npz', 'wb') as file:
@@ -53,6 +55,7 @@ def main(argv=None) -> int:
                         help='of the input (default 3 32 224 224)')
     parser.add_argument('--repeats', type=int, default=10, help='random inputs (default 10)')
     parser.add_argument('--seed', type=int, default=0)
+    add_figure_arguments(parser)
     return clip_tool.run(analyse, parser, argv)
 
 

@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from tconv_mmaction.cli import clip_tool
+from tconv_mmaction.cli.figure_options import figure_files
 from tconv_mmaction.interpret import (
     RecognizerScores,
     channel_saliency,
@@ -23,13 +24,12 @@ from tconv_mmaction.interpret import (
     maximize_activation,
     most_active_channels,
     saliency,
-    save_figure,
     strongest_frame,
     temporal_parameters,
 )
 from tconv_mmaction.interpret.access.modules import choose_target, frozen
 from tconv_mmaction.interpret.pictures.rendering import beside, heat, strip, write_clip, write_image
-from tconv_mmaction.interpret.pictures.temporal_figures import filter_trajectory
+from tconv_mmaction.interpret.trajectories import filter_trajectory
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 
 
@@ -55,7 +55,7 @@ def draw_channels(clip, layer, channels, maps, maximal, trajectories) -> Figure:
         if trajectories:
             path = trajectories[row]
             for axis, values, title in ((axes[3], path.zoom, 'zoom'), (axes[4], path.clockwise, 'clockwise, degrees')):
-                axis.plot(values, marker='.', color='0.3')
+                axis.plot(range(1, len(values) + 1), values, marker='.', color='0.3')
                 axis.set_title(title, fontsize=8)
                 axis.set_xlabel('slice', fontsize=7)
             axes[5].plot(*path.path.T, color='0.5')
@@ -74,7 +74,7 @@ def analyse(args) -> int:
     score_fn = RecognizerScores(model, 'logits')
     parameters = temporal_parameters(model).get(args.layer)
     has_motion = parameters is not None and len(parameters['scale']) > 0
-    rows = []
+    figures, rows = figure_files(args), []
 
     def work(name, clip):
         with frozen(model), torch.no_grad():
@@ -82,7 +82,7 @@ def analyse(args) -> int:
         numbers = dict(saliency=saliency(model, clip.inputs, target)[0].cpu().numpy(), target=target)
         shown = heat(numbers['saliency'])
         write_image(args.out / f'{name}.png', strip([clip.frames, shown]))
-        write_clip(args.out / f'{name}.{args.format}', beside([clip.frames, shown]), args.fps)
+        write_clip(args.out / f'{name}.{args.film}', beside([clip.frames, shown]), args.fps)
         if args.layer is not None:
             active = most_active_channels(model, clip.inputs, args.layer, args.channels)
             channels = active.channels[0].tolist()
@@ -91,8 +91,8 @@ def analyse(args) -> int:
                                        'frame' if has_motion else 'clip', steps=args.steps)
             trajectories = [filter_trajectory(parameters, channel, kernel_sizes(model)[args.layer])
                             for channel in channels] if has_motion else []
-            save_figure(draw_channels(clip, args.layer, channels, maps, best.clip, trajectories),
-                        args.out / f'{name}_channels.png')
+            figures.save(draw_channels(clip, args.layer, channels, maps, best.clip, trajectories),
+                         args.out / f'{name}_channels')
             numbers.update(channels=channels, activations=active.activations[0].cpu().numpy(),
                            channel_saliency=maps.cpu().numpy(), maximal_input=best.clip.cpu().numpy(),
                            maximal_activation=best.activation.cpu().numpy())

@@ -22,7 +22,8 @@ from matplotlib.patches import Rectangle
 from mmaction.registry import TRANSFORMS
 from mmengine.registry import init_default_scope
 
-from tconv_mmaction.interpret import save_figure
+from tconv_mmaction.cli.figure_options import add_figure_arguments
+from tconv_mmaction.interpret.pictures.figure_files import check_figure, save_figure
 from tconv_mmaction.transforms.ego_motion import moving_offsets
 
 
@@ -88,14 +89,16 @@ def draw(rows: List[Row]) -> Figure:
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('video')
-    parser.add_argument('--out', required=True, help='PNG to write')
+    parser.add_argument('--out', required=True, help='figure to write: .png, .pdf or .svg')
     parser.add_argument('--clip-len', type=int, default=6, help='pictures per row (default 6)')
     parser.add_argument('--intervals', type=int, nargs='+', default=[1, 4], help='intervals to show (default 1 4)')
     parser.add_argument('--test-interval', type=int, default=2)
     parser.add_argument('--sigma', type=float, default=2., help='pixels per frame (default 2)')
     parser.add_argument('--crop-size', type=int, help='pixels (default 7/8 of the shorter side, as 224 of 256)')
     parser.add_argument('--seed', type=int, default=0)
+    add_figure_arguments(parser, format=False)
     args = parser.parse_args(argv)
+    check_figure(Path(args.out).suffix[1:].lower(), args.dpi, args.width)
     if not Path(args.video).is_file():
         raise FileNotFoundError(f'there is no video {args.video}')
     init_default_scope('mmaction')
@@ -104,7 +107,7 @@ def main(argv=None):
     shorter = min(decode(args.video, 1)['imgs'][0].shape[:2])
     rows = make_rows(args.video, args.clip_len, args.intervals, args.test_interval, args.sigma,
                      args.crop_size or shorter * 7 // 8)
-    save_figure(draw(rows), args.out)
+    save_figure(draw(rows), args.out, args.dpi, args.width)
     print(f'written to {args.out}')
 
 

@@ -15,11 +15,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from tconv_mmaction.cli import clip_tool
+from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
 from tconv_mmaction.interpret import (
     energy_table,
     filter_distribution,
     primary_temporal_filters,
-    save_figure,
     temporal_kernels,
 )
 from tconv_mmaction.interpret.access.clips import load_recognizer
@@ -54,6 +54,7 @@ def draw(kernels) -> Figure:
 
 
 def analyse(args) -> int:
+    files = figure_files(args)
     kernels = temporal_kernels(load_recognizer(args.config, args.checkpoint, 'cpu', args.cfg_options))
     if args.layers:
         kernels = {name: weight for name, weight in kernels.items() if any(part in name for part in args.layers)}
@@ -61,7 +62,7 @@ def analyse(args) -> int:
             raise ValueError(f'no 3D convolution with t > 1 has a name with one of {args.layers} in it.')
     table = energy_table(kernels)
     atomic_write_text(args.out / 'energy.csv', table.to_csv())
-    save_figure(draw(kernels), args.out / 'distributions.png')
+    files.save(draw(kernels), args.out / 'distributions')
     numbers = {}
     for name, weight in kernels.items():
         found = primary_temporal_filters(weight)
@@ -78,6 +79,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     clip_tool.add_model_arguments(parser)
     parser.add_argument('--layers', nargs='+', help='only layers with one of these in their name')
+    add_figure_arguments(parser)
     return clip_tool.run(analyse, parser, argv)
 
 

@@ -6,6 +6,9 @@
 Writes, per clip, NAME.png (frames, frozen frames, mask, scores, loss) and NAME.mp4 (the clip beside its frozen self,
 with the mask as a timeline); for all clips masks.csv (OS, FS, RS, runs, length), masks.npz (masks and loss curves) and
 table_4.csv (mask length, drop ratio, drop difference: mean and standard deviation).
+
+With --perturbation the frames of the mask are blurred, shuffled, ... instead of frozen; with --disjoint 3 the search
+goes on for up to 3 masks that have no frame in common (disjoint.csv), for a class that needs several events.
 """
 import sys
 
@@ -15,39 +18,43 @@ import torch
 from matplotlib.figure import Figure
 
 from tconv_mmaction.cli import clip_tool
+from tconv_mmaction.cli.figure_options import figure_files
 from tconv_mmaction.interpret import (
+    PERTURBATIONS,
     RecognizerScores,
     drop_difference,
     drop_ratio,
+    find_disjoint_masks,
     find_temporal_mask,
     mask_length,
-    save_figure,
+    perturb,
     summarize,
 )
 from tconv_mmaction.interpret.pictures.rendering import beside, strip, with_timeline, write_clip
-from tconv_mmaction.interpret.temporal_mask import TemporalMask, freeze_frames
+from tconv_mmaction.interpret.temporal_mask import TemporalMask
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 
 
-def frozen_frames(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The pictures as the mask freezes them."""
+def frozen_frames(frames: np.ndarray, mask: np.ndarray, perturbation: str = 'freeze') -> np.ndarray:
+    """The pictures as the mask freezes them, or does with them what the perturbation does."""
     clip = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float()
-    result = freeze_frames(clip, torch.from_numpy(mask)[None])
-    return result[0].permute(1, 2, 3, 0).round().byte().numpy()
+    result = perturb(clip, torch.from_numpy(mask)[None], perturbation)
+    return result[0].permute(1, 2, 3, 0).round().clamp(0, 255).byte().numpy()
 
 
-def draw(clip, frozen: np.ndarray, found: TemporalMask, title: str) -> Figure:
+def draw(clip, frozen: np.ndarray, found: TemporalMask, title: str,
+         perturbation: str = 'freeze') -> Figure:
     mask, frames = found.mask[0].cpu().numpy(), found.mask.size(1)
     figure = Figure(figsize=(max(8, 0.9 * frames), 6), layout='constrained')
     axes = figure.subplot_mosaic([['pictures'] * 2, ['bars'] * 2, ['scores', 'loss']], height_ratios=(2.2, 1, 1.6))
     pictures, bars, left, right = (axes[name] for name in ('pictures', 'bars', 'scores', 'loss'))
     pictures.imshow(strip([clip.frames, frozen]))
     pictures.set_axis_off()
-    pictures.set_title(f'{title}: the clip, and frozen by the mask', fontsize=9)
+    pictures.set_title(f'{title}: the clip, and with {perturbation} where the mask is on', fontsize=9)
     bars.bar(range(frames), mask, color=['tab:orange' if any(a <= t < b for a, b in found.runs[0]) else '0.7'
                                          for t in range(frames)], width=1, edgecolor='white')
     bars.set(xlim=(-0.5, frames - 0.5), ylim=(0, 1), xlabel='frame of the clip', ylabel='mask')
-    scores = [('OS, original', found.original), ('FS, frozen', found.freeze), ('RS, reversed', found.reverse)]
+    scores = [('OS, original', found.original), (f'FS, {perturbation}', found.freeze), ('RS, reversed', found.reverse)]
     drawn = left.barh(range(3), [float(value) for _, value in scores], tick_label=[name for name, _ in scores])
     left.invert_yaxis()
     left.bar_label(drawn, fmt='%.3f', padding=2, fontsize=8)
@@ -62,17 +69,26 @@ def analyse(args) -> int:
     loop = clip_tool.ClipLoop(reader, args)
     names = loop.names
     score_fn = RecognizerScores(model)
-    rows, masks, losses = [], {}, {}
+    figures = figure_files(args)
+    rows, masks, losses, disjoint = [], {}, {}, []
+    settings = dict(lambda1=args.lambda1, lambda2=args.lambda2, iterations=args.iterations, threshold=args.threshold,
+                    chunk_size=args.chunk_size, perturbation=args.perturbation)
 
     def work(name, clip):
-        found = find_temporal_mask(score_fn, clip.inputs, loop.target_of(clip), lambda1=args.lambda1,
-                                   lambda2=args.lambda2, iterations=args.iterations, threshold=args.threshold,
-                                   chunk_size=args.chunk_size)
+        target = loop.target_of(clip)
+        if args.disjoint > 1:
+            several = find_disjoint_masks(score_fn, clip.inputs, target, args.disjoint, **settings)
+            disjoint.extend(dict(clip=name, mask=i, freeze=float(each.freeze[0]), original=float(each.original[0]),
+                                 runs=' '.join(f'{start}-{stop - 1}' for start, stop in each.runs[0]))
+                            for i, each in enumerate(several, 1))
+            found = several[0]
+        else:
+            found = find_temporal_mask(score_fn, clip.inputs, target, **settings)
         mask, target = found.mask[0].cpu().numpy(), int(found.target[0])
-        frozen = frozen_frames(clip.frames, mask)
-        save_figure(draw(clip, frozen, found, f'{clip.name}, {names[target]}'), args.out / f'{name}.png')
+        frozen = frozen_frames(clip.frames, mask, args.perturbation)
+        figures.save(draw(clip, frozen, found, f'{clip.name}, {names[target]}', args.perturbation), args.out / name)
         film = with_timeline(beside([clip.frames, frozen]), mask)
-        write_clip(args.out / f'{name}.{args.format}', film, args.fps)
+        write_clip(args.out / f'{name}.{args.film}', film, args.fps)
         masks[name], losses[name] = mask, found.losses[0].cpu().numpy()
         rows.append(dict(
             clip=name, target=target, class_name=names[target], label=clip.label, original=float(found.original[0]),
@@ -81,6 +97,10 @@ def analyse(args) -> int:
             runs=' '.join(f'{start}-{stop - 1}' for start, stop in found.runs[0]), iterations=int(found.iterations[0])))
 
     loop(work)
+    if disjoint:
+        table = pd.DataFrame(disjoint)
+        atomic_write_text(args.out / 'disjoint.csv', table.to_csv(index=False))
+        print(table.to_string(index=False))
     if rows:
         table = pd.DataFrame(rows)
         atomic_write_text(args.out / 'masks.csv', table.to_csv(index=False))
@@ -102,6 +122,10 @@ def main(argv=None) -> int:
     parser.add_argument('--iterations', type=int, default=300, help='at most so many (default 300)')
     parser.add_argument('--threshold', type=float, default=0.1, help='from here a frame is in the mask (default 0.1)')
     parser.add_argument('--chunk-size', type=int, default=8, help='clips per forward pass; bounds memory (default 8)')
+    parser.add_argument('--perturbation', choices=[name for name, how in PERTURBATIONS.items() if how.searched],
+                        default='freeze', help='what is done to the frames of the mask (default freeze)')
+    parser.add_argument('--disjoint', type=int, default=1, metavar='N',
+                        help='search for up to N masks without common frames (default 1)')
     return clip_tool.run(analyse, parser, argv)
 
 

@@ -5,17 +5,21 @@
 
 Prints the table of means and standard deviations of |s-1|, |r| (radians), |p_x|, |p_y| in the layout of Table 2 and
 writes into the output folder: table_2.md, statistics.csv (all models and layers), one npz of parameters and one figure
-of the filters that move most (Fig. 3) per model, and distributions.png (Fig. 4) with all models on the same axes.
+of the filters that move most (Fig. 3) per model, with its numbers as csv, and the figure distributions (Fig. 4) with
+all models on the same axes.
 p_x and p_y are the raw numbers t: 1 is half the kernel. Pixels of the kernel, t*(W-1)/2, are in statistics.csv.
 
 With --fit plain 3D convolutions are read as the 3T kernels nearest to them (docs/fit.md), and only filters whose motion
 is above the null are in tables and figures.
+
+Steps that no clip makes use of (the slices after them see no frame; docs/interpretation.md) are left out of tables and
+figures and counted. The clips' size is read from the config's train pipeline, or given by --clip-shape.
 """
 import argparse
 import re
 import sys
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import tconv_mmaction  # noqa: F401  first: mmaction2 and old checkpoints load on today's PyTorch with it
 
@@ -27,20 +31,23 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
+from tconv_mmaction.cli.clip_shape import clip_shape
 from tconv_mmaction.cli.clip_tool import fitted_parameters, titles_of
+from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
 from tconv_mmaction.compat.checkpoints import UnsafeCheckpointError
 from tconv_mmaction.interpret import (
     draw_distributions,
     draw_trajectories,
     kernel_sizes,
     parameter_statistics,
-    save_figure,
     save_parameters,
     table_2,
     temporal_layers,
     temporal_parameters,
 )
-from tconv_mmaction.interpret.model_motion import is_fitted, to_show
+from tconv_mmaction.interpret.model_motion import left_out, steps_to_show, to_show, unused_layers
+from tconv_mmaction.interpret.pictures.temporal_figures import chosen_trajectories, shared_limits
+from tconv_mmaction.interpret.trajectories import LEAST, Motion, trajectory_table
 from tconv_mmaction.utils import atomic_write_text
 from tconv_mmaction.utils.config_file import read_config
 
@@ -99,6 +106,19 @@ def load_model(config: str, checkpoint: str, options: Dict, fit: bool = False) -
     return model
 
 
+def clips_of(title: str, config: str, args: argparse.Namespace) -> Optional[Tuple[int, ...]]:
+    """(C, T, H, W) of a model's training, None (said) where nothing tells it."""
+    if args.clip_shape:
+        return tuple(args.clip_shape)
+    cfg = read_config(config)
+    cfg.merge_from_dict(args.cfg_options)
+    shape, why = clip_shape(cfg)
+    if shape is None:
+        print(f'{title}: the config does not tell the size of its clips ({why}), so transforms that no clip makes use '
+              'of are not known and count like the others. Give --clip-shape C T H W.')
+    return shape
+
+
 def parse_filters(texts: Sequence[str]):
     """['6'] -> 6, ['backbone.conv1:3', ...] -> [('backbone.conv1', 3), ...]."""
     if len(texts) == 1 and texts[0].isdigit():
@@ -121,11 +141,17 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--out-dir', type=Path, help='default: temporal_params/CKPT_NAME beside the first checkpoint')
     parser.add_argument('--filters', nargs='+', default=['6'], metavar='N | LAYER:CHANNEL',
                         help='whose trajectories to draw: the N filters that move most (default 6), or these')
+    parser.add_argument('--clip-shape', type=int, nargs=4, metavar=('C', 'T', 'H', 'W'),
+                        help='of the training clips of all models (default: as the config makes them)')
+    parser.add_argument('--least', type=float, nargs=3, default=LEAST, metavar=('ZOOM', 'DEGREES', 'PIXELS'),
+                        help='how far axes go at least to both sides of no motion, so that rounding is not drawn as '
+                        f'motion (default {" ".join(map(str, LEAST))}; 0 0 0: as narrow as the values)')
     parser.add_argument('--ddof', type=int, default=0, choices=(0, 1),
                         help='divisor of the standard deviation: n (0, default) or n-1 (1)')
     parser.add_argument('--fit', action='store_true', help='read plain 3D convolutions as 3T kernels, too')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         help='override settings of all the configs: key=value pairs, lists as key="[a,b]"')
+    add_figure_arguments(parser)
     return parser
 
 
@@ -134,25 +160,36 @@ def analyse(args: argparse.Namespace) -> Path:
     titles = args.titles or titles_of(pairs)
     if len(titles) != len(pairs) or len(set(titles)) != len(titles):
         raise ValueError(f'--titles: {len(pairs)} model(s) need as many different names, got {titles}.')
-    filters = parse_filters(args.filters)
+    filters, files = parse_filters(args.filters), figure_files(args)
     models = {title: load_model(*pair, args.cfg_options, args.fit) for title, pair in zip(titles, pairs)}
-    parameters = {title: fitted_parameters(model) if args.fit else temporal_parameters(model)
-                  for title, model in models.items()}
+    clips = {title: clips_of(title, config, args) for title, (config, _) in zip(titles, pairs)}
+    parameters = {title: fitted_parameters(model, clips[title]) if args.fit
+                  else temporal_parameters(model, clip_shape=clips[title]) for title, model in models.items()}
     statistics = {title: parameter_statistics(model, args.ddof, parameters[title]) for title, model in models.items()}
     moving = {title: values for title, values in parameters.items()
-              if not any(map(is_fitted, values.values())) or any(to_show(layer).any() for layer in values.values())}
+              if any(steps_to_show(layer) and to_show(layer).any() for layer in values.values())}
     for title in parameters:
+        unused = sum(map(left_out, parameters[title].values()))
+        if unused:
+            print(f'{title}: {unused} steps x filters are left out: their slices see no frame of clips of '
+                  f'{clips[title][1]} frames ({len(unused_layers(parameters[title]))} layers).')
         if title not in moving:
-            print(f'{title}: no fitted filter is above the null, so no motion of it is drawn.')
+            print(f'{title}: no filter is left whose motion means anything (above the null, on slices that see a '
+                  'frame), so none is drawn.')
     # drawn before anything is written: a wrong --filters leaves no half of a result behind
-    figures = {'distributions': draw_distributions(moving)} if moving else {}
+    least = Motion(*args.least)
+    limits = shared_limits(moving, least, least.pixels)  # a pixel of a 3x3 kernel is half of it
+    figures = {'distributions': draw_distributions(moving, limits, width=files.width)} if moving else {}
     names = {title: re.sub(r'[^\w.-]+', '_', title) for title in titles}
     if len(set(names.values())) < len(names):
         names = {title: f'{i}_{name}' for i, (title, name) in enumerate(names.items(), 1)}
+    drawn: Dict[str, pd.DataFrame] = {}
     for title in moving:
-        model = models[title]
+        sizes = kernel_sizes(models[title], args.fit)
         figures[f'trajectories_{names[title]}'] = draw_trajectories(
-            parameters[title], kernel_sizes(model, args.fit), filters)
+            parameters[title], sizes, filters, least=least, width=files.width)
+        drawn[f'trajectories_{names[title]}'] = trajectory_table(
+            chosen_trajectories(parameters[title], sizes, filters))
 
     checkpoint = Path(args.checkpoint)
     out = args.out_dir or checkpoint.parent / 'temporal_params' / checkpoint.stem
@@ -161,8 +198,10 @@ def analyse(args: argparse.Namespace) -> Path:
     atomic_write_text(out / 'statistics.csv', pd.concat(statistics, names=['model']).to_csv())
     for title, model in models.items():
         save_parameters(out / f'{names[title]}.npz', model, parameters[title])
+    for name, numbers in drawn.items():
+        atomic_write_text(out / f'{name}.csv', numbers.to_csv(index=False))
     for name, figure in figures.items():
-        save_figure(figure, out / f'{name}.png')
+        files.save(figure, out / name)
     for title, statistic in statistics.items():
         if statistic['transform'].isin(('free', 'mixed')).any():
             print(f'{title}: free transforms are read as their closest similarity; the mean part it leaves out is '

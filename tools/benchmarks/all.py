@@ -1,15 +1,15 @@
 """Every benchmark in turn, each in a process of its own, and the tables of the docs from what they wrote.
 
     python tools/benchmarks/all.py --quick
-    python tools/benchmarks/all.py --out-dir docs/benchmarks --page docs/benchmarks.md docs/recipes.md docs/data.md
-    python tools/benchmarks/all.py --no-run --out-dir docs/benchmarks --page docs/benchmarks.md docs/data.md
+    python tools/benchmarks/all.py --out-dir docs/benchmarks --page docs/benchmarks.md docs/speed/*.md docs/data.md
+    python tools/benchmarks/all.py --no-run --out-dir docs/benchmarks --page docs/benchmarks.md docs/speed/*.md
 
 ``--quick`` ends within five minutes on two CPU cores and shows the smallest cases with few rounds: it says whether the
 package is fast on this machine, it is not for the page. In full it takes the better part of an hour there. A benchmark
 that fails is named, the others run on, and the exit status is 1.
 
-The page keeps its text. What stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` is replaced by NAME.md of the
-out-dir; ``--no-run`` does only that.
+The pages keep their text. What stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` is replaced by NAME.md of
+the out-dir; ``--no-run`` does only that.
 """
 import argparse
 import re
@@ -119,6 +119,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         options.error('--no-run measures nothing and there is no --page to fill: give one of the two up.')
     failed = [] if args.no_run else run_all(commands(args.only, args.device, args.out_dir, args.quick))
     if args.page is not None:
+        from summary import write  # imports PyTorch, which nothing else here needs
+        write(args.out_dir, args.device)
         fill_pages(args.page, args.out_dir)
     return 1 if failed else 0
 

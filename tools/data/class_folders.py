@@ -29,7 +29,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from tconv_mmaction.cli.folder_config import RECIPES, Clip, config_text, shown
-from tconv_mmaction.setup_checks.temporal_reach import dead_slices_of
+from tconv_mmaction.interpret.temporal_reach import dead_slices_of
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.split_videos import deal, folds, group_of, split_class
 

@@ -19,12 +19,12 @@ from ..access.default_layer import last_map_layer
 from ..access.feature_maps import layer_output
 from ..access.modules import choose_target, frozen
 from ..grad_cam import grad_cam, normalise_maps, nothing_speaks, upsample_maps
-from ..model_motion import explained_text, is_fitted, to_show
+from ..model_motion import explained_text, is_fitted, steps_to_show, to_show
 from ..pictures.rendering import heat, overlay
-from ..pictures.temporal_figures import Parameters, Trajectory, filter_trajectory
 from ..saliency import most_active_channels, saliency, strongest_frame
 from ..temporal_mask import find_temporal_mask
 from ..temporal_parameters import kernel_sizes, temporal_parameters
+from ..trajectories import Parameters, Trajectory, filter_trajectory
 
 LONGEST_SIDE = 224  # pixels
 JPEG_QUALITY = 80
@@ -39,7 +39,7 @@ class ChannelReport(NamedTuple):
     frame: int  # with the strongest saliency
     picture: str  # that frame, data URI
     saliency: str  # and what the positive part of the channel's output depends on
-    trajectory: Optional[Trajectory]  # None where a fitted motion is not above the null
+    trajectory: Optional[Trajectory]  # None where a fitted motion is not above the null, or no step is used
     note: str = ''  # of a fitted layer: how much of the filter's weight its motion explains
 
 
@@ -92,7 +92,7 @@ def downscaled(images: np.ndarray, longest: int = LONGEST_SIDE) -> np.ndarray:
 def default_channel_layers(model: nn.Module, parameters: Optional[Parameters] = None) -> List[str]:
     """The first and the last 3T layer with kT > 1: what follows pixels, and what the decision rests on."""
     parameters = temporal_parameters(model) if parameters is None else parameters
-    layers = [name for name, values in parameters.items() if values['scale'].numel()]
+    layers = [name for name, values in parameters.items() if steps_to_show(values)]
     return list(dict.fromkeys(layers[:1] + layers[-1:]))
 
 
@@ -126,7 +126,8 @@ def _channels(model: nn.Module, clip: Clip, pictures: np.ndarray, layer: str, co
     for channel, activation, map_, frame in zip(channels, active.activations[0].tolist(), maps.cpu(),
                                                 strongest_frame(maps).tolist()):
         image = downscaled(heat(map_[frame:frame + 1].numpy()))[0]
-        trajectory = filter_trajectory(parameters, channel, size) if to_show(parameters)[channel] else None
+        shown = to_show(parameters)[channel] and steps_to_show(parameters) > 0
+        trajectory = filter_trajectory(parameters, channel, size) if shown else None
         found.append(ChannelReport(layer, channel, activation, frame, data_uri(pictures[frame]), data_uri(image),
                                    trajectory, explained_text(parameters, channel)))
     return found
@@ -143,8 +144,8 @@ def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] =
         clip: from ``ClipReader``; T >= 2.
         target: the class of Grad-CAM and mask: an index, or 'prediction'.
         layer: of Grad-CAM; by default the backbone's last one with maps.
-        channel_layers: 3T layers whose channels to show; by default the first and the last. Networks without any have
-            no channels.
+        channel_layers: 3T layers whose channels to show; by default the first and the last of which the clip uses a
+            step. Networks without any have no channels.
         channels: how many per layer; 0 for none.
         iterations: of the mask search, at most.
         threshold: from which value a frame is in the mask.
@@ -170,7 +171,7 @@ def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] =
     notes = [str(warning.message) for warning in [*of_layer, *caught] if issubclass(warning.category, UserWarning)]
     shown = normalise_maps(upsample_maps(maps, pictures.shape[:3]))[0].cpu().numpy()
     found = find_temporal_mask(score_fn, clip.inputs, index, iterations=iterations, threshold=threshold)
-    known = temporal_parameters(model) if parameters is None else parameters
+    known = temporal_parameters(model, clip_shape=clip.inputs.shape[1:]) if parameters is None else parameters
     layers = default_channel_layers(model, known) if channel_layers is None else channel_layers
     active = [entry for name in layers for entry in _channels(model, clip, pictures, name, channels, known)] \
         if channels else []

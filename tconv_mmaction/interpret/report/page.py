@@ -4,8 +4,6 @@ Everything is inside: pictures as data URIs, numbers as JSON (``#report-data``),
 ``template.html``. Its content security policy forbids the browser any request, whatever a file name or a label
 holds. Texts from outside are escaped where they are put into HTML, and the JSON cannot end its script element.
 """
-import html
-import json
 import math
 import re
 from pathlib import Path
@@ -16,10 +14,11 @@ import numpy as np
 from ..comparison.mask_metrics import MIN_DROP
 from ..comparison.method_scores import COLUMNS, MethodScores, score_rows
 from ..grad_cam import nothing_text
-from .clip_analysis import LOSSLESS_PIXELS, ChannelReport, ClipAnalysis
+from .channel_cards import channel_cards, motion_numbers, pixels_class
+from .clip_analysis import ClipAnalysis
+from .html_text import escaped, script_json
 
 TOP_CLASSES = 5
-START, END = '#1f5fd0', '#d55e00'  # with different shapes, too
 
 
 class ModelInfo(NamedTuple):
@@ -38,31 +37,6 @@ class ClipReport(NamedTuple):
     explained: str = ''  # which class, and why this one: a sentence
 
 
-def escaped(text: object) -> str:
-    """For HTML text and double-quoted attributes. Surrogates of undecodable file names become '?'."""
-    return html.escape(str(text).encode('utf-8', 'replace').decode('utf-8'))
-
-
-def script_json(data: object) -> str:
-    """JSON that cannot end or open an element when it stands inside <script>; NaN and infinity are null."""
-    def finite(value):
-        if isinstance(value, dict):
-            return {key: finite(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [finite(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    text = json.dumps(finite(data), allow_nan=False)  # ASCII only
-    return text.replace('<', '\\u003c').replace('>', '\\u003e').replace('&', '\\u0026')
-
-
-def _motion_numbers(channel: ChannelReport) -> Dict:
-    path = channel.trajectory
-    motion = {} if path is None else dict(zoom=path.zoom.tolist(), clockwise=path.clockwise.tolist(),
-                                          path=path.path.tolist())
-    return {**motion, 'fitted': channel.note} if channel.note else motion
-
-
 def analysis_numbers(analysis: Union[ClipAnalysis, str]) -> Dict:
     """What the page's JSON holds of one model on one clip."""
     if isinstance(analysis, str):
@@ -73,7 +47,7 @@ def analysis_numbers(analysis: Union[ClipAnalysis, str]) -> Dict:
         original=analysis.original, freeze=analysis.freeze, reverse=analysis.reverse, iterations=analysis.iterations,
         silent=analysis.silent, notes=analysis.notes, channels=[
             dict(layer=channel.layer, channel=channel.channel, activation=channel.activation, frame=channel.frame,
-                 **_motion_numbers(channel)) for channel in analysis.channels])
+                 **motion_numbers(channel)) for channel in analysis.channels])
 
 
 def _bars(caption: str, rows: Sequence[Tuple[str, float, bool]]) -> str:
@@ -135,85 +109,6 @@ def _strip(analysis: ClipAnalysis, current: int, pixels: str, name: str) -> str:
             f'aria-label="Frames of {name} with Grad-CAM and mask, scrolls sideways">{"".join(columns)}</ol>')
 
 
-def _svg(label: str, content: str, side: Tuple[int, int] = (100, 80)) -> str:
-    return (f'<svg viewBox="0 0 {side[0]} {side[1]}" role="img" aria-label="{escaped(label)}" font-size="10" '
-            f'fill="#5a6473" font-family="system-ui, sans-serif">{content}</svg>')
-
-
-def _trace(points: Sequence[Tuple[float, float]]) -> str:
-    """A line from a blue ring (first slice) to an orange square (last slice)."""
-    line = ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
-    (x0, y0), (x1, y1) = points[0], points[-1]
-    return (f'<polyline points="{line}" fill="none" stroke="#5a6473" stroke-width="1.5"/>'
-            f'<rect x="{x1 - 3:.1f}" y="{y1 - 3:.1f}" width="6" height="6" fill="{END}"/>'
-            f'<circle cx="{x0:.1f}" cy="{y0:.1f}" r="3.5" fill="#fff" stroke="{START}" stroke-width="2"/>')
-
-
-def _curve(values: np.ndarray, still: float, reach: float, title: str, unit: str) -> str:
-    """Values over the slices, ``still`` (no change) in the middle, ``reach`` away from it the borders."""
-    steps = max(len(values) - 1, 1)
-    points = [(8 + 84 * i / steps, 40 - 28 * (value - still) / reach) for i, value in enumerate(values.tolist())]
-    text = (f'<line x1="4" x2="96" y1="40" y2="40" stroke="#c3cad4" stroke-dasharray="3 3"/>'
-            f'<text x="2" y="9">{still + reach:.3g}{unit}</text><text x="2" y="79">{still - reach:.3g}{unit}</text>')
-    label = f'{title} over the slices: ' + ', '.join(f'{value:.3g}{unit}' for value in values)
-    return _svg(label, text + _trace(points))
-
-
-def _path(path: np.ndarray, reach: float) -> str:
-    points = [(50 + 28 * x / reach, 40 + 28 * y / reach) for x, y in path.tolist()]
-    text = ('<path d="M18 40H82M50 8V72" stroke="#c3cad4" stroke-dasharray="3 3" fill="none"/>'
-            f'<text x="2" y="79">±{reach:.2g} px</text>')
-    label = 'path over the slices, pixels right and down: ' + '; '.join(f'{x:.2g}, {y:.2g}' for x, y in path)
-    return _svg(label, text + _trace(points))
-
-
-def _reach(values: Sequence[np.ndarray], least: float) -> float:
-    return max([float(np.abs(value).max()) for value in values] + [least])
-
-
-def _channel(channel: ChannelReport, limits: Tuple[float, float, float], pixels: str) -> str:
-    path, note = channel.trajectory, f' The fit {escaped(channel.note)}.' if channel.note else ''
-    if path is None:
-        return _channel_pictures(channel, pixels, note, '')
-    x, y = path.path[-1]
-    rotation = float(path.clockwise[-1])
-    moves = (f'Over its {len(path.zoom)} slices the content is zoomed by {path.zoom[-1]:.3f}, turned by '
-             f'{abs(rotation):.2f}° {"clockwise" if rotation >= 0 else "counter-clockwise"} and moved by '
-             f'{abs(x):.2f} px to the {"right" if x >= 0 else "left"} and {abs(y):.2f} px '
-             f'{"down" if y >= 0 else "up"}.')
-    plots = ((_curve(path.zoom, 1, limits[0], 'Zoom', ''), 'zoom'),
-             (_curve(path.clockwise, 0, limits[1], 'Clockwise rotation', '°'), 'turn'),
-             (_path(path.path, limits[2]), 'path'))
-    drawn = ''.join(f'<figure>{svg}<figcaption>{title}</figcaption></figure>' for svg, title in plots)
-    return _channel_pictures(channel, pixels, f'{note} {moves}', f'<div class="plots">{drawn}</div>')
-
-
-def _channel_pictures(channel: ChannelReport, pixels: str, text: str, plots: str) -> str:
-    frame, number = channel.frame, channel.channel
-    return (
-        f'<div class="channel"><div class="pair">'
-        f'<figure><img{pixels} src="{channel.picture}" alt="Frame {frame}">'
-        f'<figcaption>frame {frame}</figcaption></figure>'
-        f'<figure><img{pixels} src="{channel.saliency}" alt="Saliency of channel {number} on frame {frame}">'
-        f'<figcaption>saliency</figcaption></figure></div>'
-        f'<p class="soft"><strong>Channel {number}</strong>, activation {channel.activation:.3g}.{text}</p>'
-        f'{plots}</div>')
-
-
-def _channels(analysis: ClipAnalysis) -> str:
-    pixels, parts = _pixels(analysis), []
-    for layer in dict.fromkeys(channel.layer for channel in analysis.channels):
-        found = [channel for channel in analysis.channels if channel.layer == layer]
-        paths = [channel.trajectory for channel in found if channel.trajectory is not None]
-        kind = 'layer' if any(channel.note for channel in found) else '3T layer'
-        # the same scales for the channels of a layer, and no magnified rounding errors
-        limits = (_reach([path.zoom - 1 for path in paths], 0.001), _reach([path.clockwise for path in paths], 0.1),
-                  _reach([path.path for path in paths], 0.01))
-        parts.append(f'<h4>Most active channels of the {kind} {escaped(layer)}</h4><div class="channels">'
-                     f'{"".join(_channel(channel, limits, pixels) for channel in found)}</div>')
-    return ''.join(parts)
-
-
 def _folds(clip: ClipReport, models: Sequence[ModelInfo]) -> str:
     """The channels of each model, folded: sixteen cards would push what is beside or below them off the screen."""
     folds = []
@@ -223,7 +118,7 @@ def _folds(clip: ClipReport, models: Sequence[ModelInfo]) -> str:
         layers = ' and '.join(dict.fromkeys(escaped(channel.layer) for channel in analysis.channels))
         whose = f'{escaped(model.title)}: ' if len(models) > 1 else ''
         folds.append(f'<details class="fold" data-channels="{number}"><summary>{whose}{len(analysis.channels)} '
-                     f'channels of {layers}</summary>{_channels(analysis)}</details>')
+                     f'channels of {layers}</summary>{channel_cards(analysis)}</details>')
     return ''.join(folds)
 
 
@@ -231,17 +126,12 @@ def _warning(text: str) -> str:
     return f'<p class="warning" role="note">{escaped(text)}</p>'
 
 
-def _pixels(analysis: ClipAnalysis) -> str:
-    """The class of tiny pictures, which are enlarged without smearing."""
-    return ' class="pixels"' if analysis.size[0] * analysis.size[1] <= LOSSLESS_PIXELS else ''
-
-
 def _panel(number: int, model: ModelInfo, analysis: Union[ClipAnalysis, str], position: float, name: str,
            several: bool) -> str:
     heading = f'<h3>{escaped(model.title)}</h3>' if several else ''
     if isinstance(analysis, str):
         return f'<div class="panel">{heading}{_warning(f"Skipped: {analysis}")}</div>'
-    pixels = _pixels(analysis)
+    pixels = pixels_class(analysis)
     current = math.floor(position * (len(analysis.frames) - 1) + 0.5)
     title = model.classes[analysis.target]
     nothing = nothing_text(analysis.layer, f'“{title}”')

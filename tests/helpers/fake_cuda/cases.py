@@ -17,7 +17,7 @@ from torch._subclasses import FakeTensorMode
 
 import tconv_mmaction
 from tconv_mmaction.hooks.channels_last_hook import clips_last
-from tconv_mmaction.interpret import temporal_mask
+from tconv_mmaction.interpret import freeze_frames, temporal_mask
 from tconv_mmaction.interpret.temporal_parameters import temporal_parameters
 from tconv_mmaction.layers import Conv3T, ConvLSTM2d, MultiBranchConv3d, SeparableConv3d
 from tconv_mmaction.ops import conv3t, conv_lstm  # noqa: F401
@@ -69,10 +69,10 @@ def training_step(name: str, *options: str) -> Counter:
 def freeze() -> Counter:
     clip = torch.randn(8, 3, 16, 112, 112, device='cuda')
     mask = torch.rand(8, 16, device='cuda', requires_grad=True)
-    temporal_mask.freeze_frames(clip, mask).sum().backward()  # what is made once
+    freeze_frames(clip, mask).sum().backward()  # what is made once
     grad = torch.ones_like(clip)
     with Counter() as counter:
-        temporal_mask.freeze_frames(clip, mask).backward(grad)
+        freeze_frames(clip, mask).backward(grad)
     return counter
 
 
@@ -82,9 +82,9 @@ def mask_search() -> Counter:
     clip, target = torch.randn(4, 3, 16, 20, 20, device='cuda'), torch.zeros(4, dtype=torch.long, device='cuda')
     temporal_mask._Flags.__init__ = lambda flags, tensor: setattr(flags, 'copy', tensor.to('cpu', non_blocking=True))
     temporal_mask._Flags.arrived = lambda flags: False
-    initial = torch.ones(4, 16, device='cuda')
+    initial, search = torch.ones(4, 16, device='cuda'), temporal_mask.Search.anywhere(clip)
     with Counter() as counter:
-        temporal_mask._optimise(net, clip, target, initial, (0.01, 0.02, 3., 0.2, 10, 1e-5))
+        temporal_mask._optimise(net, clip, target, initial, (0.01, 0.02, 3., 0.2, 10, 1e-5), search)
     return counter
 
 

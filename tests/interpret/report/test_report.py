@@ -28,7 +28,8 @@ from tconv_mmaction.interpret import (
 from tconv_mmaction.interpret.access.clips import Clip, ClipReader, load_recognizer
 from tconv_mmaction.interpret.pictures.temporal_figures import filter_trajectory
 from tconv_mmaction.interpret.report.clip_analysis import analyse_clip, data_uri, default_channel_layers, downscaled
-from tconv_mmaction.interpret.report.page import ClipReport, ModelInfo, render_report, script_json
+from tconv_mmaction.interpret.report.html_text import script_json
+from tconv_mmaction.interpret.report.page import ClipReport, ModelInfo, render_report
 
 TOOLS = ROOT / 'tools/analysis'
 EVIL = '<script>window.hacked=1<!--&"\'.mp4'  # a file name

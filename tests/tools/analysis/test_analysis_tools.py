@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from tconv_mmaction.interpret import (
     RecognizerScores,
+    find_disjoint_masks,
     find_temporal_mask,
     grad_cam,
     primary_temporal_filters,
@@ -162,6 +163,17 @@ def test_temporal_masks(project, tool, tmp_path, capsys):
     assert summary.loc['drop difference', 'mean'] == pytest.approx((table.reverse - table.freeze).mean())
     count, width, height = video_size(tmp_path / 'a.mp4')
     assert count == 12 and width > height > 0 and cv2.imread(str(tmp_path / 'a.png')) is not None
+
+
+def test_temporal_masks_of_another_perturbation(project, tool, tmp_path):
+    assert tool('temporal_masks', project / 'three.py', project / 'three.pth', project / 'a.mp4', '--out', tmp_path,
+                '--iterations', 5, '--perturbation', 'grey', '--disjoint', 2) == 0
+    model = load_recognizer(str(project / 'three.py'), str(project / 'three.pth'))
+    clip = ClipReader(model).video(str(project / 'a.mp4')).inputs
+    several = find_disjoint_masks(model, clip, count=2, iterations=5, perturbation='grey')
+    np.testing.assert_allclose(np.load(tmp_path / 'masks.npz')['mask/a'], several[0].mask[0], atol=1e-6)
+    table = pd.read_csv(tmp_path / 'disjoint.csv')
+    assert table['freeze'].tolist() == pytest.approx([float(mask.freeze[0]) for mask in several], abs=1e-6)
 
 
 @pytest.mark.parametrize('name', ['three', 'two'])

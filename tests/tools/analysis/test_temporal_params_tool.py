@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 from tconv_mmaction.interpret import load_parameters, parameter_statistics, temporal_layers
 from tconv_mmaction.interpret.parameter_statistics import MODEL_ROW
+from tconv_mmaction.interpret.temporal_reach import UnusedMotion
 
 TOOL = ROOT / 'tools/analysis/temporal_params.py'
 CONFIG = '''
@@ -65,7 +66,10 @@ def test_one_model_from_the_command_line(tmp_path):
     out = tmp_path / 'temporal_params/lenet5-3t_a'
     assert str(out) in done.stdout
     assert sorted(os.listdir(out)) == ['distributions.png', 'lenet5-3t_a.npz', 'statistics.csv', 'table_2.md',
-                                       'trajectories_lenet5-3t_a.png']
+                                       'trajectories_lenet5-3t_a.csv', 'trajectories_lenet5-3t_a.png']
+    assert 'lenet5-3t_a: the config does not tell the size of its clips (there is no train_dataloader; ' in done.stdout
+    drawn = pd.read_csv(out / 'trajectories_lenet5-3t_a.csv')
+    assert drawn['slice'].tolist() == [1, 2, 3, 4, 5] * 5 and drawn['zoom'].max() == 1  # two and three filters
     assert cells((out / 'table_2.md').read_text()) == table
     parameters, sizes = load_parameters(out / 'lenet5-3t_a.npz')
     assert sizes == {'backbone.conv1': (5, 5, 5), 'backbone.conv2': (5, 5, 5)}
@@ -150,3 +154,38 @@ def test_errors_say_what_to_do(tool, tmp_path, capsys, case, message):
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert not (tmp_path / 'out').exists()
+
+
+DATA = """
+train_dataloader = dict(dataset=dict(pipeline=[dict(type='SampleFrames', clip_len=3), dict(
+    type='Resize', scale=(12, 12), keep_ratio=False)]))
+"""
+
+
+def test_steps_that_no_clip_uses_and_figures_for_print(tool, tmp_path, capsys):
+    config, checkpoint, _ = write(tmp_path, 'a', scale=1.001, rotate=0.001)
+    with open(config, 'a') as file:  # a network that halves 3 frames until one step is left
+        file.write(DATA + "model['backbone'] = dict(type='TemporalResNet3d', depth=18, base_channels=2, "
+                   "temporal_kernels=(3, 3, 3, 3, 3), temporal_cfg=dict(type='Conv3T'),"
+                   "temporal_strides=(1, 2, 2, 2))\n"
+                   "model['cls_head']['in_channels'] = 16\n")
+    model = MODELS.build(Config.fromfile(config).model)
+    torch.save({'state_dict': model.state_dict()}, checkpoint)
+    out = tmp_path / 'out'
+    assert tool.main([config, checkpoint, '--out-dir', str(out), '--format', 'svg', '--width', '84', '--filters',
+                      'backbone.layer4.1.conv2.conv:0']) == 0
+    text = capsys.readouterr().out
+    unused = UnusedMotion(model, (3, 3, 12, 12))
+    assert 0 < unused.values < unused.all_values
+    assert f'a: {unused.values // 4} steps x filters are left out: their slices see no frame of clips of 3 frames ('\
+        f'{len(unused.layers)} layers).' in text
+    assert cells(text)['left out'] == [f'{unused.values // 4} of {unused.all_values // 4}']
+    for name in ('distributions', 'trajectories_a'):
+        picture = (out / f'{name}.svg').read_text()
+        width = float(re.search(r'width="([\d.]+)pt"', picture)[1]) / 72 * 25.4
+        assert width == pytest.approx(84, abs=0.02)
+    assert 'hardly moves; no frame from slice 3 on</text>' in picture
+    assert tool.main([config, checkpoint, '--out-dir', str(out), '--clip-shape', '3', '64', '12', '12']) == 0
+    assert 'left out' not in capsys.readouterr().out
+    assert tool.main([config, checkpoint, '--out-dir', str(tmp_path / 'no'), '--width', '3']) == 2
+    assert '30 to 1000 mm, got 3' in capsys.readouterr().err and not (tmp_path / 'no').exists()

@@ -78,7 +78,7 @@ def test_a_failing_benchmark_is_named_and_the_others_run(script, tmp_path, capfd
 def test_all_runs_every_script_and_the_page_has_a_place_for_each(script, tmp_path):
     """Every script of the folder is in the list, takes the options it is given, and has its table on the page."""
     namespace = script('all')
-    assert set(namespace['SCRIPTS']) == {path.stem for path in TOOLS.glob('*.py')} - {'all', 'on_gpu'}
+    assert set(namespace['SCRIPTS']) == {path.stem for path in TOOLS.glob('*.py')} - {'all', 'on_gpu', 'summary'}
     lines = namespace['commands'](list(namespace['SCRIPTS']), 'cpu', tmp_path, quick=False)
     assert [Path(line[0]).exists() for line in lines] == [True] * len(lines)
     quick = namespace['commands'](['masks', 'recipes'], 'cpu', tmp_path, quick=True)
@@ -86,7 +86,9 @@ def test_all_runs_every_script_and_the_page_has_a_place_for_each(script, tmp_pat
     assert set(namespace['QUICK']) <= set(namespace['SCRIPTS'])
     recipes = script('recipes')
     assert 's3d-r18' in recipes['CASES'] and set(namespace['QUICK']['recipes'][3:]) <= set(recipes['SWITCHES'])
-    page = ''.join((TOOLS.parent.parent / f'docs/{name}.md').read_text() for name in ('benchmarks', 'recipes', 'data'))
+    docs = ROOT / 'docs'
+    pages = [*docs.glob('speed/*.md'), *(docs / f'{name}.md' for name in ('benchmarks', 'recipes', 'data'))]
+    page = ''.join(page.read_text() for page in pages)
     names = {match['name'] for match in namespace['TABLE'].finditer(page)}
     assert {f'{name}_cpu' for name in namespace['SCRIPTS']} <= names
 
@@ -106,8 +108,28 @@ def test_report_writes_csv_markdown_and_plot(script, tmp_path, capsys):
     namespace['report']('name', rows, args)
     assert pd.read_csv(tmp_path / 'name_cpu.csv').to_dict('records') == rows
     text = (tmp_path / 'name_cpu.md').read_text()
-    assert text.startswith('name on ') and '| a | ours | theirs | 0.5 | 0.4 - 0.6 | 1.0 | 2.0 |\n' in text
+    assert text.startswith('name on ') and '| 0.5 | 0.4 - 0.6 | a | ours | theirs | 1.0 | 2.0 |\n' in text
     assert (tmp_path / 'name_cpu.png').stat().st_size > 1000
+
+
+def test_the_summary_has_a_row_per_network_with_its_three_ratios(script, tmp_path):
+    (tmp_path / 'models_cpu.md').write_text('models on a machine; 2026\n\n| ratio |\n')
+    both = dict(clip='8x4x4', batch=2, peer='3D')
+    pd.DataFrame([
+        dict(both, case='a', candidate='3T', mode='training step', ratio=0.5),
+        dict(both, case='a', candidate='3T', mode='eval', ratio=0.75),
+        dict(both, case='a', candidate='3T, deployed', mode='eval', ratio=1.01),
+        dict(both, case='b', candidate='C-LSTM', mode='eval', ratio=1.25),
+    ]).to_csv(tmp_path / 'models_cpu.csv', index=False)
+    pd.DataFrame([dict(both, case='a', candidate='3T', memory_ratio=0.7)]).to_csv(
+        tmp_path / 'models_memory_cpu.csv', index=False)
+    assert script('summary')['main'](['--out-dir', str(tmp_path)]) == 0
+    assert (tmp_path / 'summary_cpu.md').read_text() == (
+        'a machine; 2026\n\n| training step | eval | memory | network | against | input |\n'
+        '| --- | --- | --- | --- | --- | --- |\n| 0.5 | 0.75 | 0.7 | 3T | 3D | 2 x 8x4x4 |\n'
+        '| not measured | 1.25 | not measured | C-LSTM | 3D | 2 x 8x4x4 |\n')
+    assert (tmp_path / 'summary_cpu.png').stat().st_size > 1000
+    assert script('summary')['main'](['--out-dir', str(tmp_path), '--device', 'cuda']) == 2
 
 
 def test_a_table_of_some_cases_keeps_the_other_rows(script, tmp_path, capsys):
