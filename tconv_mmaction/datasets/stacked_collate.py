@@ -6,17 +6,34 @@ takes longer than reading them from a pack, and copied to the GPU by itself; sta
     train_dataloader = dict(collate_fn=dict(type='stacked_collate'))
 
 and understood by the ``ActionDataPreprocessor`` of this package.
+
+A clip that a pipeline has brought into the order of channels, frames, rows and columns is a view of frames with their
+channels side by side. The batch keeps that order in memory, which is a plain copy, and is written by a worker into the
+memory that it shares. The numbers are put in order on the model's device, where the preprocessor stacks them anyway.
 """
 from typing import Any, List
 
-import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import FUNCTIONS
+from torch import Tensor
+from torch.utils.data import default_collate
+
+
+def _stack(clips: List[Tensor]) -> Tensor:
+    """``torch.stack(clips)``, in the order in which the clips lie in memory if that is the same for all."""
+    strides = {clip.stride() for clip in clips}
+    order = sorted(range(clips[0].dim()), key=lambda axis: -clips[0].stride(axis))
+    if len(strides) > 1 or not clips[0].permute(order).is_contiguous():
+        order = list(range(clips[0].dim()))
+    batch = default_collate([clip.permute(order) for clip in clips])  # in a worker: into shared memory
+    return batch.permute(0, *(1 + order.index(axis) for axis in range(len(order))))
 
 
 @FUNCTIONS.register_module()
 def stacked_collate(samples: List[dict]) -> Any:
     """``pseudo_collate``, with 'inputs' stacked to (B, ...) where all clips of the batch have one shape and type.
+
+    The strides of the batch are those of the clips, see above; ``.contiguous()`` puts it in the order of its axes.
 
     >>> clips = [dict(inputs=torch.zeros(1, 3, 4, 8, 8), data_samples=None) for _ in range(2)]
     >>> stacked_collate(clips)['inputs'].shape
@@ -24,7 +41,7 @@ def stacked_collate(samples: List[dict]) -> Any:
     """
     batch = pseudo_collate(samples)
     clips = batch.get('inputs') if isinstance(batch, dict) else None
-    if isinstance(clips, list) and clips and all(isinstance(clip, torch.Tensor) for clip in clips) \
+    if isinstance(clips, list) and clips and all(isinstance(clip, Tensor) for clip in clips) \
             and len({(clip.shape, clip.dtype) for clip in clips}) == 1:
-        batch['inputs'] = torch.stack(clips)
+        batch['inputs'] = _stack(clips)
     return batch

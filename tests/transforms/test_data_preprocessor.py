@@ -44,6 +44,21 @@ def test_a_stacked_batch_gives_the_same():
     assert isinstance(FUNCTIONS.get('stacked_collate')(samples)['inputs'], list)  # mmaction2 pads those
 
 
+def test_a_batch_keeps_the_order_of_its_clips_in_memory():
+    frames = [torch.randint(0, 256, (4, 6, 5, 3), dtype=torch.uint8) for _ in range(3)]
+    clips = [f.permute(3, 0, 1, 2)[None] for f in frames]  # (1, 3, 4, 6, 5), as FormatShape makes them
+    stack = FUNCTIONS.get('stacked_collate')
+    batch = stack([dict(inputs=clip) for clip in clips])['inputs']
+    assert torch.equal(batch, torch.stack(clips)) and batch.stride()[2:] == clips[0].stride()[1:]
+    mixed = [clips[0], clips[1].contiguous(), clips[2]]
+    assert torch.equal(stack([dict(inputs=clip) for clip in mixed])['inputs'], torch.stack(clips))
+    cut = [clip[..., ::2] for clip in clips]  # parts of a larger tensor
+    assert torch.equal(stack([dict(inputs=clip) for clip in cut])['inputs'], torch.stack(cut))
+    normal = MODELS.build(dict(type='ActionDataPreprocessor', **SETTINGS))(
+        dict(inputs=batch, data_samples=[ActionDataSample() for _ in clips]))['inputs']
+    assert normal.is_contiguous()  # what networks get is as it was
+
+
 def test_loaders_of_our_configs_pin():
     checked = 0
     paths = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base' not in str(path))

@@ -124,7 +124,7 @@ def rows(data: Data, args, workers: Sequence[int]) -> List[dict]:
     for number in workers:
         rates, used = {kind: [] for kind in CLIPS}, {kind: [] for kind in CLIPS}
         loaders = {kind: DataLoader(data.build(kind, clips), batch_size=BATCH, num_workers=number, shuffle=True,
-                                    collate_fn=stacked_collate, persistent_workers=True)
+                                    collate_fn=stacked_collate, persistent_workers=number > 0)
                    for kind, clips in CLIPS.items()}
         for kind, loader in loaders.items():
             epoch_seconds(loader, CLIPS[kind])
