@@ -330,7 +330,8 @@ def test_an_optimizer_that_works_in_eval_mode():
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize('channels, filters, size', [(128, 80, 3), (96, 96, 3), (160, 64, 3), (130, 70, 3), (64, 48, 5)])
+@pytest.mark.parametrize('channels, filters, size', [
+    (128, 80, 3), (96, 96, 3), (160, 64, 3), (130, 70, 3), (64, 48, 5)])
 def test_any_swap_of_two_inputs_is_seen(channels, filters, size, dtype, layout):
     """Through ``.data``, in one filter: its bits stay the same numbers, at other places."""
     weight = torch.randn(filters, channels, 1, size, size, generator=torch.Generator().manual_seed(0))
