@@ -1,7 +1,8 @@
-"""3T against 3D, (2+1)D and 2D on spoken words of speakers nobody has trained on (MIRACL-VC1), from ImageNet weights.
+"""3T against 3D, (2+1)D and 2D on spoken words of speakers nobody has trained on (MIRACL-VC1).
 
-    python projects/miracl_words/miracl_words.py --data-root data/miracl --weights resnet18.pth
-    python projects/miracl_words/miracl_words.py --table-only         the tables of what is there
+    python projects/miracl_words/miracl_words.py --data-root data/miracl                         from scratch
+    python projects/miracl_words/miracl_words.py --data-root data/miracl --weights resnet18.pth  and from these
+    python projects/miracl_words/miracl_words.py --table-only                                    tables of what is there
 
     OUT/runs.jsonl   one line per finished training, with every prediction, forwards and backwards
     OUT/table.md     accuracy per network, paired differences with 95 % intervals, what playing backwards costs
@@ -32,6 +33,7 @@ from mmcv.transforms import Compose  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from nets import NETS, build, motion, parameter_groups  # noqa: E402  beside this file
+from plan import IMAGENET, SETTINGS, STAGES, Setting, chosen_lr, key_of, setting_of, tuning_keys  # noqa: E402
 from tables import PAGE, write_results  # noqa: E402  beside this file
 from torch import Tensor, nn  # noqa: E402
 
@@ -41,24 +43,7 @@ from tconv_mmaction.utils.atomic import atomic_open  # noqa: E402
 RESULTS = Path(__file__).resolve().parent / 'results'
 CLASSES = 10
 FRAMES, HEIGHT, WIDTH, MARGIN = 8, 32, 64, 4  # what a network sees; training crops it from MARGIN (2 MARGIN) more
-EPOCHS, BATCH, HEAD_LR = 12, 10, 1e-3
-LRS = (3e-4, 1e-3)  # tried for each network
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-TUNE_SEEDS = (0, )
-# network, clips per class, folds, seeds; in the order in which they run
-CORE, MORE = ('3d', '3t_moving', '3t', '3t_gain'), ('2d', 's3d')
-SECOND = ('3t_moving_gain', '3t_frozen', '3t_x10', '3t_moving_x10')
-STAGES: Tuple[Tuple[Sequence[str], int, Sequence[int], Sequence[int]], ...] = (
-    (CORE, 20, (1, 2, 3), (0, )),
-    (MORE, 20, (1, 2, 3), (0, )),
-    (SECOND, 20, (1, 2, 3), (0, )),
-    (CORE, 20, (1, 2, 3), (1, )),
-    (CORE, 5, (1, 2, 3), (0, )),
-    ((*MORE, *SECOND), 20, (1, 2, 3), (1, )),
-    ((*CORE, *MORE, *SECOND), 20, (1, 2, 3), (2, )),
-)
-LIKE = {name: name for name in NETS}  # whose learning rate a network takes
-LIKE.update({'3t_moving_gain': '3t_gain', '3t_frozen': '3t', '3t_x10': '3t', '3t_moving_x10': '3t_moving'})
 
 
 # -- data ---------------------------------------------------------------------------------------------------------
@@ -155,16 +140,18 @@ def predict(model: nn.Module, clips: Tensor, reverse: bool) -> List[int]:
         return [int(label) for part in clips.split(20) for label in model(normalized(part)).float().argmax(1)]
 
 
-def fit(model: nn.Module, groups: List[dict], clips: Tensor, labels: Tensor, epochs: int, seed: int) -> List[float]:
+def fit(model: nn.Module, groups: List[dict], clips: Tensor, labels: Tensor, epochs: int, batch_size: int, seed: int
+        ) -> List[float]:
     """Adam, all learning rates falling to 0 as a cosine, bfloat16 autocast; the mean loss of every epoch."""
     draw = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(groups, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (len(clips) // BATCH))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (len(clips) // batch_size))
     losses = []
     for _ in range(epochs):
         model.train()
         total = []
-        for batch in torch.randperm(len(clips), generator=draw)[:len(clips) // BATCH * BATCH].split(BATCH):
+        whole = len(clips) // batch_size * batch_size
+        for batch in torch.randperm(len(clips), generator=draw)[:whole].split(batch_size):
             x = normalized(augmented(clips[batch], draw))
             with torch.autocast('cpu', torch.bfloat16):
                 scores = model(x)
@@ -178,19 +165,25 @@ def fit(model: nn.Module, groups: List[dict], clips: Tensor, labels: Tensor, epo
     return losses
 
 
-def train(key: Key, data_root: str, weights: Optional[str], cache: str) -> dict:
-    """One run: a line of runs.jsonl."""
+def train(key: Key, data_root: str, weights: Optional[str], cache: str, keep: Optional[Path] = None) -> dict:
+    """One run: a line of runs.jsonl. ``keep``: a folder for the weights of those that are tested."""
     torch.set_num_threads(1)
     clips = decoded(data_root, cache)
     (names, labels), (test_names, test_labels) = lists(data_root, key['fold'], key['per_class'], key['seed'],
                                                        key['tuning'])
     torch.manual_seed(key['seed'])
-    model = build(key['net'], CLASSES, weights)
+    setting = setting_of(key)
+    model = build(key['net'], CLASSES, setting.width, weights if setting is IMAGENET else None)
     _, before = motion(model)
-    groups = parameter_groups(model, key['net'], key['lr'], HEAD_LR)
+    groups = parameter_groups(model, key['net'], key['lr'], setting.head_lr or key['lr'])
     frames = torch.from_numpy(np.stack([clips[name] for name in names]))
-    # as many steps with few clips as with 20 per class
-    losses = fit(model, groups, frames, torch.tensor(labels), key['epochs'], key['seed'])
+    losses = fit(model, groups, frames, torch.tensor(labels), key['epochs'], setting.batch, key['seed'])
+    if keep is not None and not key['tuning']:
+        keep.mkdir(parents=True, exist_ok=True)
+        name = f"{key['net']}-w{setting.width}-{key['per_class']}-fold{key['fold']}-seed{key['seed']}.pth"
+        with atomic_open(keep / name, 'wb') as file:
+            torch.save({name.replace('head.', 'cls_head.', 1) if name.startswith('head.') else name: value
+                        for name, value in model.state_dict().items()}, file)
     tested = torch.from_numpy(np.stack([clips[name] for name in test_names]))
     statistics, after = motion(model)
     moved = [float(f'{(a - b).abs().mean():.4g}') for a, b in zip(after, before)]
@@ -205,56 +198,45 @@ def train(key: Key, data_root: str, weights: Optional[str], cache: str) -> dict:
 # -- all of them --------------------------------------------------------------------------------------------------
 
 
-def key_of(net: str, per_class: int, fold: int, seed: int, lr: float, tuning: bool, scratch: bool) -> Key:
-    return dict(net=net, per_class=per_class, fold=fold, seed=seed, lr=lr, tuning=tuning,
-                weights='scratch' if scratch else 'ImageNet up to layer3', epochs=EPOCHS * max(1, 20 // per_class))
-
-
-def tuning_keys(nets: Sequence[str], scratch: bool) -> List[Key]:
-    return [key_of(net, 20, 1, seed, lr, True, scratch) for seed in TUNE_SEEDS for lr in LRS for net in nets
-            if LIKE[net] == net]
-
-
-def chosen_lr(runs: Sequence[dict], net: str, scratch: bool) -> Optional[float]:
-    """The learning rate with the best accuracy on the two validation speakers; None: not all tried yet."""
-    results = {}
-    for key in tuning_keys([LIKE[net]], scratch):
-        found = [run['accuracy'] for run in runs if all(run.get(name) == value for name, value in key.items())]
-        results.setdefault(key['lr'], []).extend(found[:1] or [None])
-    if any(None in found for found in results.values()):
-        return None
-    return max(results, key=lambda lr: np.mean(results[lr]))
-
-
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=RESULTS,
                         help='folder for runs.jsonl, table.md and figure.png (default: results beside this file)')
     parser.add_argument('--cache', type=Path, default=Path('work_dirs/miracl_words'), help='folder for decoded clips')
     parser.add_argument('--data-root', default='data/miracl', help='videos/ and the lists (default data/miracl)')
-    parser.add_argument('--weights', help="a 2D ResNet18 checkpoint under torchvision's names; none: from scratch")
+    parser.add_argument('--weights', help="a 2D ResNet18 checkpoint under torchvision's names, for setting imagenet")
+    parser.add_argument('--settings', nargs='+', choices=list(SETTINGS), help='(default: narrow, and imagenet with '
+                        '--weights)')
     parser.add_argument('--nets', nargs='+', choices=list(NETS), help='(default: those of each stage)')
+    parser.add_argument('--clips', nargs='+', type=int, metavar='N', help='only stages with so many clips per class')
+    parser.add_argument('--keep-weights', type=Path, metavar='FOLDER', help='keep those of every run that is tested')
     parser.add_argument('--until', type=float, metavar='HOURS', help='begin no run after so many hours')
     parser.add_argument('--table-only', action='store_true', help='table and figure of the runs there are')
     args = parser.parse_args(argv)
     log, deadline = args.out / 'runs.jsonl', None if args.until is None else time.time() + 3600 * args.until
     init_default_scope('mmaction')
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # silent about every initialised layer
-    scratch = args.weights is None
+    settings = args.settings or ['narrow'] + ['imagenet'] * (args.weights is not None)
+    if 'imagenet' in settings and args.weights is None and not args.table_only:
+        parser.error('--settings imagenet needs --weights.')
 
     def run(keys: List[Key]) -> None:
-        run_all(log, keys, lambda key: train(key, args.data_root, args.weights, str(args.cache)),
+        run_all(log, keys, lambda key: train(key, args.data_root, args.weights, str(args.cache), args.keep_weights),
                 deadline=deadline)
 
+    def run_stage(setting: Setting, nets: List[str], per_class: int, folds: Sequence[int], seeds: Sequence[int]
+                  ) -> None:
+        run(tuning_keys(setting, nets))
+        runs = read_runs(log)
+        rates = {net: chosen_lr(runs, setting, net) for net in nets}
+        run([key_of(setting, net, per_class, fold, seed, rates[net], False) for seed in seeds for fold in folds
+             for net in nets if rates[net] is not None])
+
     try:
-        if not args.table_only:
-            for stage_nets, per_class, folds, seeds in STAGES:
-                nets = [net for net in stage_nets if not args.nets or net in args.nets]
-                run(tuning_keys(sorted({LIKE[net] for net in nets}, key=list(NETS).index), scratch))
-                runs = read_runs(log)
-                rates = {net: chosen_lr(runs, net, scratch) for net in nets}
-                run([key_of(net, per_class, fold, seed, rates[net], False, scratch) for seed in seeds
-                     for fold in folds for net in nets if rates[net] is not None])
+        for stage in () if args.table_only else STAGES:
+            nets = [net for net in stage.nets if not args.nets or net in args.nets]
+            if stage.setting.name in settings and (not args.clips or stage.per_class in args.clips):
+                run_stage(stage.setting, nets, *stage[2:])
         runs = read_runs(log)
         if not runs:
             raise FileNotFoundError(f'{log} has no runs yet.')

@@ -1,4 +1,4 @@
-"""ResNet18 up to layer3 in eight kinds, all from the same 2D weights, for small clips.
+"""ResNet18 up to layer3 in ten kinds, from scratch or from the same 2D weights, for small clips.
 
 Stride 2 in time in the stem, none after it (the clips are short), so 8 frames become 4; 2D has no temporal kernels and
 keeps all 8 frames. 3D repeats the 2D kernel along time and divides by kT, 3T takes it unscaled as K_1, (2+1)D starts as
@@ -46,16 +46,17 @@ NETS: Dict[str, Net] = {
 }
 
 
-def build(name: str, classes: int, pretrained: Optional[str]) -> nn.Module:
-    """Clips (N, 3, T, H, W) -> scores (N, classes)."""
+def build(name: str, classes: int, width: int, pretrained: Optional[str] = None) -> nn.Module:
+    """Clips (N, 3, T, H, W) -> scores (N, classes). ``width``: channels of the stem, 64 in ResNet18."""
     net = NETS[name]
     flat = net.layer == '2d'
     backbone = MODELS.build(dict(
-        type='TemporalResNet3d', depth=18, num_stages=3, out_indices=(2, ), spatial_strides=(1, 2, 2),
-        temporal_strides=(1, 1, 1), dilations=(1, 1, 1), temporal_kernels=(1, 1, 1, 1) if flat else (7, 3, 3, 3),
-        temporal_cfg=net.temporal_cfg(), conv1_stride_t=1 if flat else 2,
-        pool1_kernel=(1 if flat else 3, 3, 3), pool1_stride_t=1, pretrained=pretrained))
-    head = MODELS.build(dict(type='I3DHead', num_classes=classes, in_channels=256, dropout_ratio=0.))
+        type='TemporalResNet3d', depth=18, base_channels=width, num_stages=3, out_indices=(2, ),
+        spatial_strides=(1, 2, 2), temporal_strides=(1, 1, 1), dilations=(1, 1, 1),
+        temporal_kernels=(1, 1, 1, 1) if flat else (7, 3, 3, 3), temporal_cfg=net.temporal_cfg(),
+        conv1_stride_t=1 if flat else 2, pool1_kernel=(1 if flat else 3, 3, 3), pool1_stride_t=1,
+        pretrained=pretrained))
+    head = MODELS.build(dict(type='I3DHead', num_classes=classes, in_channels=4 * width, dropout_ratio=0.))
     model = BackboneAndHead(backbone, head)
     backbone.init_weights()
     head.init_weights()

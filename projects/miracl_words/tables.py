@@ -1,9 +1,11 @@
 """table.md, figure.png and the tables of docs/miracl_words.md from runs.jsonl."""
+import re
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 from nets import NETS  # beside this file
+from plan import NARROW, SAME_STEPS, SETTINGS, Setting, setting_of  # beside this file
 
 from tconv_mmaction.cli.run_statistics import fill_page, mean_std
 from tconv_mmaction.cli.run_tables import NOTE, curves, difference_table, per_class_table, summary_table
@@ -14,14 +16,15 @@ from tconv_mmaction.utils.markdown import markdown_table
 PAGE = Path(__file__).resolve().parents[2] / 'docs/miracl_words.md'
 TITLES = {name: net.title for name, net in NETS.items()}
 WORDS = ('begin', 'choose', 'connection', 'navigation', 'next', 'previous', 'start', 'stop', 'hello', 'web')
-PAIRS = (('3d', '3t'), ('3d', '3t_moving'), ('3d', '3t_gain'), ('3t', '3t_moving'), ('3t', '3t_gain'), ('3d', 's3d'),
-         ('2d', '3t'), ('2d', '3d'), ('3t_frozen', '3t'), ('3t', '3t_x10'), ('3t_moving', '3t_moving_x10'),
-         ('3t_gain', '3t_moving_gain'), ('3d', '3t_moving_gain'))
+PAIRS = (('3d', '3t'), ('3d', '3t_moving'), ('3d', '3t_moving_gain'), ('3t', '3t_moving'),
+         ('3t_moving', '3t_moving_gain'), ('3t_frozen', '3t'), ('3d', 's3d'), ('2d', '3t'), ('2d', '3d'),
+         ('3t', '3t_x10'), ('3t_moving', '3t_moving_x10'))
 
 
-def tested(runs: Sequence[dict], per_class: int) -> List[dict]:
+def tested(runs: Sequence[dict], setting: Setting, per_class: int) -> List[dict]:
     """The runs that are reported, with the network as ``model``."""
-    return [dict(run, model=run['net']) for run in runs if not run['tuning'] and run['per_class'] == per_class]
+    return [dict(run, model=run['net']) for run in runs
+            if not run['tuning'] and run['per_class'] == per_class and setting_of(run) is setting]
 
 
 def fold_table(runs: Sequence[dict]) -> str:
@@ -47,10 +50,11 @@ def motion_table(runs: Sequence[dict]) -> Optional[str]:
                      'log s'], rows) if rows else None
 
 
-def tuning_table(runs: Sequence[dict]) -> Optional[str]:
+def tuning_table(runs: Sequence[dict], setting: Setting) -> Optional[str]:
     rows = []
     for name in NETS:
-        own = {run['lr']: run for run in runs if run['tuning'] and run['net'] == name}
+        own = {run['lr']: run for run in runs
+               if run['tuning'] and run['net'] == name and setting_of(run) is setting}
         if own:
             rows.append([TITLES[name], *(f"{lr:g}: {own[lr]['accuracy']:.1f} ({own[lr]['accuracy_reversed']:.1f})"
                                          for lr in sorted(own))])
@@ -60,15 +64,17 @@ def tuning_table(runs: Sequence[dict]) -> Optional[str]:
 
 
 def tables(runs: Sequence[dict]) -> Dict[str, str]:
-    """{name: table} of all there is."""
-    found = {'tuning': tuning_table(runs)}
-    for per_class in sorted({run['per_class'] for run in runs}):
-        own = tested(runs, per_class)
-        if own:
-            found.update({f'summary-{per_class}': summary_table(own, TITLES),
-                          f'differences-{per_class}': difference_table(own, PAIRS, TITLES),
-                          f'folds-{per_class}': fold_table(own), f'motion-{per_class}': motion_table(own),
-                          f'classes-{per_class}': per_class_table(own, WORDS, TITLES)})
+    """{name: table} of all there is; a name is kind-setting-clips per class, or tuning-setting."""
+    found = {}
+    for setting in SETTINGS.values():
+        for per_class in SAME_STEPS:
+            own, end = tested(runs, setting, per_class), f'{setting.name}-{per_class}'
+            if own:
+                found.update({f'summary-{end}': summary_table(own, TITLES),
+                              f'differences-{end}': difference_table(own, PAIRS, TITLES),
+                              f'folds-{end}': fold_table(own), f'motion-{end}': motion_table(own),
+                              f'classes-{end}': per_class_table(own, WORDS, TITLES)})
+        found[f'tuning-{setting.name}'] = tuning_table(runs, setting)
     return {name: table for name, table in found.items() if table}
 
 
@@ -83,18 +89,20 @@ def write_results(runs: Sequence[dict], out: Path, page: Optional[Path] = None) 
     """
     found, text = tables(runs), [NOTE]
     for name, table in found.items():
-        kind, _, per_class = name.partition('-')
-        text += [f'### {HEADINGS[kind]}' + f', {per_class} clips per class' * bool(per_class), table]
+        kind, setting, *per_class = name.split('-')
+        end = f', {per_class[0]} clips per class' if per_class else ''
+        text += [f'### {HEADINGS[kind]}{end}, {SETTINGS[setting].title}', table]
     minutes = sum(run.get('cpu_seconds') or 0 for run in runs) / 60
     text.append(f'{len(runs)} runs, {minutes:.0f} minutes of one processor core.')
     atomic_write_text(out / 'table.md', '\n\n'.join(text) + '\n')
-    if tested(runs, 20):
-        save_figure(curves(tested(runs, 20), TITLES), out / 'figure.png')
+    drawn = tested(runs, NARROW, 20)
+    if drawn:
+        save_figure(curves(drawn, TITLES), out / 'figure.png')
     if page is not None:
-        if tested(runs, 20):
-            save_figure(curves(tested(runs, 20), TITLES), page.parent / 'images/miracl_words.png')
+        if drawn:
+            save_figure(curves(drawn, TITLES), page.parent / 'images/miracl_words.png')
             found['figure'] = '![Losses and accuracies](images/miracl_words.png)'
-        not_yet = {f'{kind}-20': 'No runs yet.' for kind in HEADINGS}
-        shown = {'figure': 'No figure yet.', **not_yet, **found}
+        names = re.findall(r'<!-- table (\S+) -->', page.read_text(encoding='utf-8'))
+        shown = {**dict.fromkeys(names, 'No runs yet.'), **{name: found[name] for name in names if name in found}}
         atomic_write_text(page, fill_page(page.read_text(encoding='utf-8'), shown))
     return '\n\n'.join(text) + '\n'

@@ -15,7 +15,7 @@ from torch import nn
 from tconv_mmaction.cli.run_log import read_runs
 
 PROJECT = ROOT / 'projects/miracl_words'
-MODULES = ('miracl_words', 'nets', 'tables')
+MODULES = ('miracl_words', 'nets', 'plan', 'tables')
 SPEAKERS = [f'{sex}{number:02}' for sex in 'FM' for number in range(1, 6)]
 
 
@@ -62,11 +62,19 @@ def test_rates_are_chosen_on_speakers_of_the_training_list(project, data):
 
 
 def test_the_best_rate_is_taken(project):
-    words = project.miracl_words
-    runs = [dict(key, accuracy=accuracy) for key, accuracy in zip(words.tuning_keys(['3d'], False), (30., 40.))]
-    assert words.chosen_lr(runs, '3d', False) == words.LRS[1] and words.chosen_lr(runs[:1], '3d', False) is None
-    assert words.chosen_lr(runs, '3t', False) is None and words.chosen_lr(runs, '3d', True) is None
-    assert {words.LIKE[name] for name in words.NETS} <= {name for name in words.NETS if words.LIKE[name] == name}
+    plan = project.plan
+    for setting in plan.SETTINGS.values():
+        keys = plan.tuning_keys(setting, ['3d'])
+        assert [key['lr'] for key in keys] == list(setting.lrs)
+        runs = [dict(key, accuracy=accuracy) for key, accuracy in zip(keys, (30., 40., 35.))]
+        assert plan.chosen_lr(runs, setting, '3d') == setting.lrs[1]
+        assert plan.chosen_lr(runs[:2], setting, '3d') is None and plan.chosen_lr(runs, setting, '3t') is None
+        assert all(plan.setting_of(run) is setting for run in runs)
+        assert {setting.rate_of(name) for name in project.nets.NETS} <= set(project.nets.NETS)
+    assert plan.chosen_lr(runs, plan.NARROW, '3d') is None  # those are of the other setting
+    own = dict(plan.tuning_keys(plan.NARROW, ['3t'])[0], accuracy=1.)
+    assert plan.tuning_keys(plan.NARROW, ['3t_x10'])[0]['net'] == '3t' and own['epochs'] == 20
+    assert plan.key_of(plan.NARROW, '3d', 5, 1, 0, 1e-3, False)['epochs'] == 80  # as many steps
 
 
 def test_networks(project):
@@ -74,7 +82,7 @@ def test_networks(project):
     nets, x = project.nets, torch.randn(2, 3, 8, 32, 64)
     torch.manual_seed(0)
     for name, net in nets.NETS.items():
-        model = nets.build(name, 10, None)
+        model = nets.build(name, 10, 16)
         layers = nets.layers_3t(model)
         assert len(layers) == (13 if net.layer == 'Conv3T' else 0)
         groups = nets.parameter_groups(model, name, 1e-4, 1e-3)
@@ -88,7 +96,7 @@ def test_networks(project):
                 assert groups[-1]['lr'] == net.mult * 1e-4
     with torch.no_grad():
         for name, ordered in (('2d', False), ('3d', True)):
-            model = nets.build(name, 10, None).eval()
+            model = nets.build(name, 10, 16).eval()
             change = (model(x) - model(x.flip(2))).abs().max().item()
             assert (change > 1e-4) == ordered, (name, change)
 
@@ -105,7 +113,7 @@ def test_motion_by_hand(project):
     assert project.nets.motion(nn.Linear(1, 1)) == (None, [])
 
 
-def test_a_short_training(project, data, monkeypatch):
+def test_a_short_training(project, data, monkeypatch, tmp_path):
     """Two steps on noise: the line that is written, the same again with the same seed, the classes backwards."""
     words = project.miracl_words
     rng = np.random.default_rng(0)
@@ -113,8 +121,11 @@ def test_a_short_training(project, data, monkeypatch):
     clips = {name: rng.integers(0, 256, shape, dtype=np.uint8)
              for part in ('train', 'test') for name in words.read_list(data, part, 1)[0]}
     monkeypatch.setattr(words, 'decoded', lambda *_: clips)
-    key = dict(words.key_of('3t_moving', 10, 1, 0, 1e-3, False, True), epochs=1)
-    run = words.train(key, data, None, '')
+    key = dict(project.plan.key_of(project.plan.NARROW, '3t_moving', 20, 1, 0, 1e-3, False), per_class=10, epochs=1)
+    run = words.train(key, data, None, '', keep=tmp_path / 'weights')
+    kept, = (tmp_path / 'weights').iterdir()
+    assert kept.name == '3t_moving-w16-10-fold1-seed0.pth'
+    assert sum('cls_head' in name for name in torch.load(kept, weights_only=True)) == 2
     assert run['labels'] == '01' and len(run['predicted']) == len(run['predicted_reversed']) == 2
     assert len(run['losses']) == 1 and run['motion']['shift'] > 0.3 and len(run['moved']) == 3
     assert run['accuracy'] == 50. * sum(a == b for a, b in zip(run['labels'], run['predicted']))
