@@ -25,6 +25,7 @@ class Net:
     channels: Tuple[int, int] = (6, 16)
     motion: bool = False  # add '+motion' to whatever start is chosen
     title: str = ''
+    mult: int = 1  # learning rate of 3T's transforms over that of everything else
 
     @property
     def name(self) -> str:
@@ -62,6 +63,12 @@ def closest_channels(kind: str, count: int, most: int = 32) -> Tuple[int, int]:
                key=lambda channels: (abs(parameters_of(kind, channels) - count), channels))
 
 
+def transforms(start: str, mult: int) -> Net:
+    """3T at the learning rate that (c) chose for both starts."""
+    begin = 'moving start' if start.endswith('motion') else 'identity'
+    return Net('3T', start, 2e-3, title=f'{begin}, {mult}x', mult=mult)
+
+
 OLD_3D, OLD_3T = Net('3D', 'conv3d', 1e-3, title='3D'), Net('3T', 'paper', 1e-3, title='3T')
 LOW, HIGH = 10**-3.5, 10**-2.5
 EQUAL_3D = dataclasses.replace(OLD_3D, channels=closest_channels('3D', parameters_of('3T', (6, 16))),
@@ -79,8 +86,11 @@ PARTS = {part.name: part for part in (
          ((0, 1), ), tune_starts=('', ), tune_lrs=(3e-4, 1e-3, 3e-3), tune_repeats=TUNING),
     Part('tuned', '(c) Adam, each from a sensible start, tuned alike', FOUR, FOUR_PAIRS,
          tune_starts=('conv3d', 'he'), tune_lrs=(1e-3, 2e-3, 4e-3)),
-    Part('motion', '(d) The class is the motion alone, settings of (c)', FOUR, FOUR_PAIRS, rows=(5, 10, 20),
+    Part('motion', '(d) The class is the motion alone, settings of (c)', FOUR, FOUR_PAIRS, rows=(1, 2, 5, 10, 20),
          videos='motion', like='tuned'),
+    Part('transforms', '(i) As (d), the transforms of 3T at 1, 3 and 10 times the learning rate of the rest',
+         tuple(transforms(start, mult) for start in ('he', 'he+motion') for mult in (1, 3, 10)),
+         ((0, 1), (0, 2), (3, 4), (3, 5)), rows=(5, ), videos='motion'),
     Part('unequal', '(e) Adam at 0.001, 3D from the start of nn.Conv3d against 3T from N(0, 1)', (OLD_3D, OLD_3T),
          ((0, 1), ), rows=ROWS),
     Part('equal', '(f) As (e), as many parameters: one net narrowed or widened to the count of the other',
@@ -104,36 +114,36 @@ class Stage(NamedTuple):
 
 # In the order in which they run: what the page needs most comes first.
 STAGES = (
-    Stage('normal', tune=True),
-    Stage('normal', (1, 2, 5), range(5)),
     Stage('tuned', tune=True),
-    Stage('tuned', (1, 2, 5), range(5)),
+    Stage('tuned', (1, 2), range(10)),
+    Stage('motion', (5, ), range(5)),
+    Stage('transforms', (5, ), range(5)),
+    Stage('motion', (1, 2), range(10)),
+    Stage('motion', (5, ), range(10)),
     Stage('authors', (1, 2), range(4)),
-    Stage('motion', (5, 10), range(5)),
-    Stage('authors', (1, 2), range(8)),
-    Stage('tuned', (1, 2, 5), range(10)),
-    Stage('authors', (3, ), range(4)),
-    Stage('normal', (1, 2, 5), range(10)),
-    Stage('authors', (5, ), range(4)),
-    Stage('normal', (1, 2, 3, 5), range(10)),
-    Stage('authors', (1, 2, 3), range(10)),
+    Stage('tuned', (5, ), range(10)),
+    Stage('authors', (1, 2), range(10)),
+    Stage('normal', tune=True),
+    Stage('normal', (1, 2), range(10)),
+    Stage('transforms', (5, ), range(10)),
     Stage('tuned', (3, 10), range(5)),
-    Stage('motion', (5, 10), range(10)),
-    Stage('authors', (4, 10), range(4)),
-    Stage('normal', (4, 10), range(5)),
-    Stage('tuned', (3, 4, 10), range(10)),
-    Stage('authors', (3, 4, 5, 10), range(10)),
-    Stage('tuned', (1, 2, 3, 5), range(30)),
-    Stage('normal', FEW, range(30)),
-    Stage('motion', (5, 10, 20), range(30)),
-    Stage('authors', FEW, range(30)),
+    Stage('motion', (10, ), range(10)),
+    Stage('normal', (1, 2, 3, 5), range(10)),
+    Stage('authors', (3, 4, 5), range(4)),
+    Stage('tuned', FEW, range(10)),
+    Stage('authors', FEW, range(10)),
+    Stage('normal', FEW, range(10)),
     Stage('tuned', FEW, range(30)),
+    Stage('motion', (1, 2, 5, 10, 20), range(30)),
+    Stage('normal', FEW, range(30)),
+    Stage('authors', FEW, range(30)),
 )
 
 
 def key_of(part: Part, net: Net, start: str, lr: float, per_class: int, repeat: int) -> Dict[str, object]:
     """What identifies a run in the log."""
-    return dict(videos=part.videos, net=net.kind, channels=list(net.channels), start=start, optimizer=part.optimizer,
+    optimizer = part.optimizer if net.mult == 1 else f'{part.optimizer}, transforms x{net.mult}'
+    return dict(videos=part.videos, net=net.kind, channels=list(net.channels), start=start, optimizer=optimizer,
                 lr=lr, epochs=part.epochs, per_class=per_class, repeat=repeat)
 
 

@@ -261,6 +261,26 @@ def test_settings_are_chosen_on_their_own_repeats(project):
     assert all(repeat >= 1000 for repeat in study.TUNING)
 
 
+def test_transforms_at_a_rate_of_their_own(project):
+    """Adam's first step is the learning rate, whatever the gradient: that shows which parameter has which."""
+    torch.manual_seed(0)
+    model = project.nets.build('3T', (2, 2), 'he+motion')
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    clips, labels = torch.randint(0, 256, (10, 30, 28, 28), dtype=torch.uint8), torch.arange(10)
+    project.low_data.train_steps(model, clips, labels, 'adam, transforms x3', 1e-4, 1, torch.Generator().manual_seed(0))
+    moved = {name: (value - before[name]).abs().max().item() for name, value in model.named_parameters()}
+    rates = {name: round(1e4 * step, 2) for name, step in moved.items()}
+    assert set(rates.values()) == {1., 3.}
+    assert {name for name, rate in rates.items() if rate == 3} == {
+        f'backbone.conv{i}.{name}' for i in (1, 2) for name in ('scale', 'rotate', 'translate_x', 'translate_y')}
+    with pytest.raises(ValueError, match="must be 'adam', 'adam, transforms xN' or 'sgd', got 'lion'"):
+        project.low_data.train_steps(model, clips, labels, 'lion', 1e-4, 1, torch.Generator())
+    parts = project.study.PARTS
+    keys = project.study.keys_of([], parts['transforms'], [5], [0])
+    assert [key['optimizer'] for key in keys[:3]] == ['adam', 'adam, transforms x3', 'adam, transforms x10']
+    assert keys[0] == project.study.key_of(parts['motion'], parts['motion'].nets[1], 'he', 2e-3, 5, 0)
+
+
 def test_every_stage_can_be_reached(project):
     study = project.study
     for stage in study.STAGES:
