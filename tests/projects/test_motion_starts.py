@@ -1,0 +1,71 @@
+"""projects/motion_starts: the clips, the networks and rates, one short training, the page."""
+import importlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers.paths import ROOT
+from mmengine.registry import init_default_scope
+
+from tconv_mmaction.cli.run_log import read_runs
+from tconv_mmaction.layers import Conv3T
+
+PROJECT = ROOT / 'projects/motion_starts'
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    monkeypatch.syspath_prepend(str(PROJECT))
+    sys.modules.pop('motion_starts', None)
+    init_default_scope('mmaction')
+    yield importlib.import_module('motion_starts')
+    sys.modules.pop('motion_starts', None)
+
+
+def test_backwards_a_clip_is_one_of_the_other_class(starts):
+    """The square's place and size are mirrored in time; the noise is not of the class."""
+    for label in range(4):
+        forward, other = (starts.draw_clip(kind, np.random.default_rng(3)) for kind in (label, label ^ 1))
+        squares = [(clip.min(-1) >= 120).mean((1, 2)) for clip in (forward, other[::-1])]
+        np.testing.assert_array_equal(*squares)
+        rows = [[np.flatnonzero((frame.min(-1) >= 120).any(1)).mean() for frame in clip] for clip in (forward, other)]
+        assert rows[0] == rows[1][::-1]
+    down = (starts.draw_clip(0, np.random.default_rng(0)).min(-1) >= 120).any(2)
+    assert down[0].argmax() < down[-1].argmax()
+
+
+def test_starts_and_rates(starts):
+    """Which transforms move, and that only they and the gains have the other rate."""
+    torch.manual_seed(0)
+    for name, start in starts.STARTS.items():
+        model = starts.build(name)
+        layers = [module for module in model.modules() if isinstance(module, Conv3T)]
+        assert len(layers) == (0 if name == '3d' else 17)
+        groups = starts.parameter_groups(model, 1e-3, start.mult)
+        assert sum(len(group['params']) for group in groups) == len(list(model.parameters()))
+        if layers:
+            assert (layers[3].rotate.abs().mean() > 0.1) == ('moving' in name)
+            assert (layers[3].weight.std() > 0.5) == name.startswith('paper')
+            assert groups[1]['lr'] == start.mult * 1e-3
+            assert len(groups[1]['params']) == 17 * (5 if name == 'he_gain' else 4)
+
+
+def test_a_short_training(starts, monkeypatch):
+    monkeypatch.setattr(starts, 'EPOCHS', 1)
+    monkeypatch.setattr(starts, 'TRAIN', 4)
+    monkeypatch.setattr(starts, 'TEST', 2)
+    key = dict(start='he_moving', lr=1e-3, seed=0)
+    run = starts.train(key)
+    assert len(run['losses']) == 1 and run == starts.train(key)
+    assert {run['test'], run['test_reversed']} <= {12.5 * n for n in range(9)}
+    assert starts.train(dict(key, seed=1))['losses'] != run['losses']
+
+
+def test_the_page_is_what_the_committed_runs_give(starts, tmp_path):
+    runs = read_runs(PROJECT / 'results/runs.jsonl')
+    page = tmp_path / 'page.md'
+    shutil.copy(starts.PAGE, page)
+    text = starts.write_results(runs, tmp_path, page)
+    assert page.read_text() == starts.PAGE.read_text() and text == (PROJECT / 'results/table.md').read_text()
