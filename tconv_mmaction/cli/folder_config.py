@@ -13,7 +13,7 @@ from ..interpret.temporal_reach import dead_slices
 STRIDES = ((2, 2, (1, 2, 2, 2)), (2, 2, (1, 2, 2, 1)), (2, 2, (1, 2, 1, 1)), (2, 2, (1, 1, 1, 1)),
            (2, 1, (1, 1, 1, 1)), (1, 1, (1, 1, 1, 1)))
 RESNET18_KERNELS = (7, 3, 3, 3, 3)
-ADAM = "optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=2e-4))\n"
+ADAM = "optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3))\n"
 
 # without T_max the cosine ends with max_epochs, whatever that is set to
 SCHEDULE = """param_scheduler = [dict(type='CosineAnnealingLR', eta_min=0, by_epoch=True)]
