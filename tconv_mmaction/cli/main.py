@@ -36,7 +36,8 @@ SCRIPTS = {
     'augmentations': 'analysis/show_augmentations.py',
     'paper-tables': 'analysis/paper_tables.py', 'class-folders': 'data/class_folders.py',
     'check-videos': 'data/check_videos.py', 'class-weights': 'data/class_weights.py',
-    'class-subset': 'data/class_subset.py', 'video-mnist': 'data/video_mnist.py', 'inflate': 'convert/inflate_2d.py',
+    'class-subset': 'data/class_subset.py', 'video-mnist': 'data/video_mnist.py', 'motion': 'data/clip_motion.py',
+    'inflate': 'convert/inflate_2d.py',
     'public-3d': 'convert/public_3d.py', 'publish': 'publish.py', 'reparameterize': 'deploy/reparameterize_model.py',
     'export': 'deploy/export_onnx.py', 'video-demo': 'demo/video_demo.py', 'stream': 'demo/stream_clstm.py',
 }

@@ -67,10 +67,14 @@ def positive(gains: Tensor) -> Tensor:
 
 def curvature(hessian: Tensor, total: Tensor) -> Tensor:
     """(n, q) 1 / (H^-1)_kk over |W|^2 (n,): 0 for a parameter that others can stand in for, or that nothing shows."""
-    scaled = hessian / torch.where(total == 0, 1, total)[:, None, None]
-    values, vectors = torch.linalg.eigh(scaled.nan_to_num(0., 0., 0.))
-    floor = torch.finfo(values.dtype).eps * values.amax(1, keepdim=True).clamp(min=1e-6)
-    return 1 / (vectors.square() / torch.maximum(values, floor)[:, None]).sum(2)
+    scaled = (hessian.double() / torch.where(total == 0, 1, total)[:, None, None]).nan_to_num(0., 0., 0.)
+    # With a diagonal of ones, and in float64: gains and shifts differ by orders of magnitude, on which eigh in float32
+    # fails to converge now and then.
+    size = scaled.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    unit = torch.where(size == 0, 1, size)
+    values, vectors = torch.linalg.eigh(scaled / (unit[:, :, None] * unit[:, None]))
+    floor = torch.finfo(hessian.dtype).eps * values.amax(1, keepdim=True).clamp(min=1e-6)
+    return (size.square() / (vectors.square() / torch.maximum(values, floor)[:, None]).sum(2)).to(hessian.dtype)
 
 
 def at_rest(problem: ProjectedResidual, gains: Tensor) -> Tensor:

@@ -1,0 +1,51 @@
+"""projects/learned_motion: clips, starts from a 2D network, tables."""
+import importlib
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.paths import ROOT
+from mmengine.registry import init_default_scope
+
+MODULES = ('learned_motion', 'clips', 'nets', 'tables')
+
+
+@pytest.fixture
+def project(monkeypatch):
+    """The modules of the project; their short names are taken away again afterwards."""
+    for name in MODULES:
+        sys.modules.pop(name, None)
+    monkeypatch.syspath_prepend(str(ROOT / 'projects/learned_motion'))
+    init_default_scope('mmaction')
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def test_motion_clips_are_balanced_whatever_the_digit(project):
+    x, y = project.clips.clips('motion', 'train', 3, 0, None)
+    assert x.shape == (30, 16, 28, 28) and torch.bincount(y).tolist() == [3] * 10
+    digits = project.clips.clips('digits', 'train', 3, 0, None)
+    assert torch.equal(digits[0][:, 0][digits[1] == 3][0], digits[0][digits[1] == 3][0, 0])
+    assert not torch.equal(y, digits[1]) and torch.equal(project.clips.clips('motion', 'train', 3, 0, None)[0], x)
+    with pytest.raises(ValueError, match='kind of clips'):
+        project.clips.clips('words', 'train', 3, 0, None)
+
+
+def test_a_still_clip_gives_what_a_frame_gives_the_2d_net(project):
+    torch.manual_seed(0)
+    flat, model = project.nets.LeNet2d(), project.nets.build('3t')
+    project.nets.inflate(model, flat)
+    frame = torch.rand(1, 1, 28, 28)
+    still = model.backbone.conv1(frame[:, :, None].expand(-1, -1, 16, -1, -1))
+    torch.testing.assert_close(still[:, :, 8], flat.conv1(frame))  # a frame with all five slices within the clip
+
+
+def test_runs_and_tables(project, tmp_path):
+    lm = project.learned_motion
+    key = {**lm.key_of('start', '3t', 'motion', 0, 1e-3, start='flow'), 'per_class': 2, 'epochs': 1}
+    runs = [{**key, 'start': start, **lm.run({**key, 'start': start}, None)} for start in ('identity', 'flow')]
+    assert runs[0]['started'] == (0., 0., 0.) and min(runs[1]['started']) > 0
+    text = project.tables.write_results(runs, tmp_path, None)
+    assert 'velocities of the training clips' in text and 'No runs yet.' in text
