@@ -31,7 +31,7 @@ def true_parameters() -> np.ndarray:
     """``(classes, 4)`` as in ``NAMES``: what a filter that follows its class exactly has (docs/conv3t.md)."""
     log_zoom, turn, right, down = np.array(list(CLASSES.values()), float).T
     half = STRIDE * (KERNEL - 1) / 2  # a half kernel in pixels of the clip
-    return np.stack([-log_zoom, -turn, -right / half, -down / half], axis=1)
+    return 0. - np.stack([log_zoom, turn, right / half, down / half], axis=1)  # no minus zeros
 
 
 def learned_parameters(motion: dict) -> np.ndarray:
