@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 from . import agreement
 from .batches import batches_of, check_cutting, check_last_batch, processes, shares
 from .data import DataOptions, Loader, Model, check_loader, datasets_of, model_for_data
+from .determinism import check_determinism
 from .network import build_on_meta, check_checkpoint, check_model, check_optimizer, check_pretrained, say_unused_motion
 from .problems import Problem, Problems, SetupError
 from .runtime import (
@@ -98,12 +99,14 @@ def check_config(cfg: Any, mode: str = 'train', duplicates: bool = False,
     model = build_on_meta(model_cfg, problems)
     if model is not None:
         before = len(problems)
-        check_model(model, model_cfg, {key: size for loader in loaders.values() for key, size in loader.sizes.items()},
-                    problems)
+        sizes = {key: size for loader in loaders.values() for key, size in loader.sizes.items()}
+        check_model(model, model_cfg, sizes, problems)
+        fits = len(problems) == before
         if mode == 'train' and train is not None and train.samples and wanted.volumes and len(problems) == before:
             check_batches(model, model_cfg, train, train.samples, cfg.get('train_dataloader'), world_size, problems)
         if mode == 'train' and train is not None and len(problems) == before:
             say_unused_motion(model, model_cfg, train.sizes, problems)
+        check_determinism(cfg, model, model_cfg, sizes if fits else {}, mode == 'train', problems)
         check_pretrained(model, model_cfg, problems)
         if mode == 'train':
             check_optimizer(cfg.get('optim_wrapper'), model, cfg.get('param_scheduler'), length, problems)

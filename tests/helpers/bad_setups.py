@@ -67,6 +67,7 @@ class Case(NamedTuple):
     warning: bool = False  # it runs, and is probably not meant
     environ: Dict[str, str] = {}
     absent: Sequence[str] = ()  # packages that are not installed
+    gpu: bool = False  # PyTorch says that there is one
 
 
 def listed(name, says, text, change=None, key='train_dataloader.dataset.ann_file', mode='train', file='train.txt'):
@@ -120,6 +121,8 @@ F1 = {'val_evaluator': dict(_delete_=True, type='F1Metric', topk=(1, )),
 ITERATIONS = {'train_cfg': dict(_delete_=True, type='IterBasedTrainLoop', max_iters=10),
               'default_hooks.checkpoint.by_epoch': False, f'{T}.sampler.type': 'InfiniteSampler', 'param_scheduler': [],
               'log_processor': dict(by_epoch=False)}
+
+DETERMINISTIC = {'randomness': dict(seed=0, deterministic=True)}
 
 CASES = [
     # lists
@@ -541,4 +544,15 @@ CASES = [
          {'activation_checkpointing': ['backbone.layer9']}),
     Case('compiled network, in silence', 'compile', ['first step', 'docs/recipes.md', 'compile=False'],
          {'compile': True}, warning=True),
+    # what PyTorch refuses on a GPU with deterministic algorithms
+    Case('deterministic training without cuBLAS\'s workspace', 'randomness.deterministic',
+         ['CUBLAS_WORKSPACE_CONFIG=:4096:8', 'it is not set', 'python tools/train.py'], DETERMINISTIC, gpu=True),
+    Case('deterministic training with another workspace of cuBLAS', 'randomness.deterministic',
+         ["it is ':8192'", ':16:8'], DETERMINISTIC, environ=dict(CUBLAS_WORKSPACE_CONFIG=':8192'), gpu=True),
+    Case('deterministic training with reflected edges', 'randomness.deterministic',
+         ['backward pass of ReflectionPad3d on CUDA', 'it is in backbone.layer1.0.conv1', 'and 12 more',
+          'deterministic=False'],
+         {**DETERMINISTIC, **SMALL, B: dict(RESNET, temporal_kernels=(1, 3, 1, 1, 1), spatial_strides=(1, 1, 1, 1),
+                                            temporal_cfg=dict(type='Conv3T', padding_mode='reflect'))},
+         environ=dict(CUBLAS_WORKSPACE_CONFIG=':4096:8'), gpu=True),
 ]

@@ -132,6 +132,8 @@ def problems_of(folder, case):
     write(folder, case.files)
     cfg = config_of(folder, dict(sorted(case.change.items(), key=lambda item: not item[0].endswith('_delete_'))))
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+        patch.setattr(torch.cuda, 'is_available', lambda: case.gpu)
         for name, value in case.environ.items():
             patch.setenv(name, value)
         for name in case.absent:
