@@ -7,8 +7,9 @@ after the step alone):
     dc += dh o (1 - tanh(c_t)^2)
     d(i, f, g, o) = (dc g i', dc c_{t-1} f', dc i g', dh tanh(c_t) o')        dc_{t-1} = dc f
 
-The state c is in float32; gates and h are in the type of the convolutions. Without Triton the same is a dozen of
-PyTorch's operations, which are also what the kernels are compared with (tests/ops/conv_lstm/test_whole_clip.py).
+The state c is in float32; gates and h are in the type of the convolutions. Without Triton the same is eight of
+PyTorch's operations in a step forward and at most five in one back, and a dozen more for all steps of a chunk at once
+(:func:`slopes`); they are what the kernels are compared with (tests/ops/conv_lstm/test_whole_clip.py).
 """
 from typing import Optional
 
@@ -68,31 +69,48 @@ def plain_forward(gates: Tensor, hidden: Optional[Tensor], before: Optional[Tens
     if before is None:
         torch.mul(i, g, out=cell) if i.dtype == cell.dtype else cell.copy_(i).mul_(g)
     else:
-        torch.mul(before, f, out=cell).addcmul_(i.to(cell.dtype), g.to(cell.dtype))
-    output.copy_(cell.tanh().mul_(o))
+        torch.mul(before, f, out=cell).addcmul_(i, g)
+    torch.mul(cell.tanh(), o, out=output)
 
 
-def plain_backward(gates: Tensor, before: Optional[Tensor], cell: Tensor, of_output: Optional[Tensor],
-                   of_next: Optional[Tensor], of_cell: Tensor, has_of_cell: bool, of_gates: Tensor) -> None:
-    """:func:`backward` in PyTorch's operations."""
-    i, f, g, o = (gate.to(cell.dtype) for gate in gates.chunk(4, dim=1))
-    of_i, of_f, of_g, of_o = of_gates.chunk(4, dim=1)
-    given = [t.to(cell.dtype) for t in (of_output, of_next) if t is not None]
+def slopes(gates: Tensor, start: Optional[Tensor], cells: Tensor, of_gates: Tensor) -> Tensor:
+    """Without Triton: what does not wait for a gradient, for all steps of a chunk in one operation each.
+
+    Args:
+        gates: ``(K, N, 4F, H, W)``, activated.
+        start: ``(N, F, H, W)``, the state c before the first of the K steps, or None for zeros.
+        cells: ``(K, N, F, H, W)``, c after each step.
+        of_gates: ``(K, N, 4F, H, W)``, becomes what dc (i, f, g) and dh (o) are to be multiplied with.
+
+    Returns:
+        o (1 - tanh(c)^2), ``(K, N, F, H, W)``: what of dh goes to dc.
+    """
+    i, f, g, o = (gate.to(cells.dtype) for gate in gates.chunk(4, dim=2))
+    of_i, of_f, of_g, of_o = of_gates.chunk(4, dim=2)
+    through = cells.tanh()
+    of_i.copy_(torch.ops.aten.sigmoid_backward(g, i))
+    of_f[1:].copy_(torch.ops.aten.sigmoid_backward(cells[:-1], f[1:]))
+    of_f[0].zero_() if start is None else of_f[0].copy_(torch.ops.aten.sigmoid_backward(start, f[0]))
+    of_g.copy_(torch.ops.aten.tanh_backward(i, g))
+    of_o.copy_(torch.ops.aten.sigmoid_backward(through, o))
+    return torch.ops.aten.tanh_backward(o, through)
+
+
+def plain_backward(gates: Tensor, of_output: Optional[Tensor], of_next: Optional[Tensor], of_cell: Tensor,
+                   has_of_cell: bool, of_gates: Tensor, to_cell: Tensor) -> None:
+    """:func:`backward` in PyTorch's operations, behind :func:`slopes`, which wrote ``of_gates`` and ``to_cell``."""
+    features = of_cell.shape[1]
+    given = [t for t in (of_output, of_next) if t is not None]
+    of_o = of_gates[:, 3 * features:]
     if given:
-        of_h, through = sum(given[1:], given[0]), cell.tanh()
-        of_o.copy_(torch.ops.aten.sigmoid_backward(of_h * through, o))
-        from_h = torch.ops.aten.tanh_backward(of_h * o, through)
-        of_c = from_h.add_(of_cell) if has_of_cell else from_h
+        of_h = given[0] if len(given) == 1 else given[0].to(of_cell.dtype) + given[1]
+        of_o.mul_(of_h)
+        of_c = of_cell.addcmul_(of_h, to_cell) if has_of_cell else of_h * to_cell
     else:
         of_o.zero_()
         of_c = of_cell
-    of_i.copy_(torch.ops.aten.sigmoid_backward(of_c * g, i))
-    of_g.copy_(torch.ops.aten.tanh_backward(of_c * i, g))
-    if before is None:
-        of_f.zero_()
-    else:
-        of_f.copy_(torch.ops.aten.sigmoid_backward(of_c * before, f))
-    torch.mul(of_c, f, out=of_cell)
+    of_gates[:, :3 * features].unflatten(1, (3, features)).mul_(of_c[:, None])
+    torch.mul(of_c, gates[:, features:2 * features], out=of_cell)
 
 
 def forward(gates: Tensor, hidden: Optional[Tensor], before: Optional[Tensor], cell: Tensor, output: Tensor) -> None:
@@ -104,13 +122,13 @@ def forward(gates: Tensor, hidden: Optional[Tensor], before: Optional[Tensor], c
         before: ``(N, F, H, W)`` in float32, the state c before the step, or None for zeros.
         cell, output: ``(N, F, H, W)``, c in float32 and h, written.
     """
-    step = torch.ops.tconv_mmaction.conv_lstm_cell if _takes_kernels(gates) else plain_forward
+    step = torch.ops.tconv_mmaction.conv_lstm_cell if takes_kernels(gates) else plain_forward
     step(gates, hidden, before, cell, output)
 
 
 def backward(gates: Tensor, before: Optional[Tensor], cell: Tensor, of_output: Optional[Tensor],
              of_next: Optional[Tensor], of_cell: Tensor, has_of_cell: bool, of_gates: Tensor) -> None:
-    """The derivatives of :func:`forward`.
+    """The derivatives of :func:`forward` in one launch, with Triton.
 
     Args:
         gates, before, cell: activated gates, c before and after the step.
@@ -118,9 +136,9 @@ def backward(gates: Tensor, before: Optional[Tensor], cell: Tensor, of_output: O
         of_cell: gradient of c from the next step, if ``has_of_cell``; becomes that of ``before``.
         of_gates: ``(N, 4F, H, W)``, written: the gradient of both convolutions' outputs.
     """
-    step = torch.ops.tconv_mmaction.conv_lstm_cell_backward if _takes_kernels(gates) else plain_backward
-    step(gates, before, cell, of_output, of_next, of_cell, has_of_cell, of_gates)
+    torch.ops.tconv_mmaction.conv_lstm_cell_backward(gates, before, cell, of_output, of_next, of_cell, has_of_cell,
+                                                     of_gates)
 
 
-def _takes_kernels(gates: Tensor) -> bool:
+def takes_kernels(gates: Tensor) -> bool:
     return gates.device.type == 'cuda' and gates.dtype != torch.float64 and triton_is_there()

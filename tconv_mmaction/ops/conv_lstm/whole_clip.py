@@ -112,19 +112,25 @@ def _backward(cell: Cell, frames: Tensor, start: Tuple[Optional[Tensor], Optiona
     t = len(frames)
     for gates in reversed(chunks):
         of_gates = torch.empty_like(gates)
+        first, kernels = t - len(gates), one_step.takes_kernels(gates)
+        to_cells = None if kernels else one_step.slopes(gates, cells[first - 1] if first else start[1], cells[first:t],
+                                                        of_gates)
         for step, of_step in zip(reversed(gates.unbind()), reversed(of_gates.unbind())):
             t -= 1
             h, c = (outputs[t - 1], cells[t - 1]) if t else start
-            one_step.backward(step, c, cells[t], None if of_outputs is None else of_outputs[t], of_next, of_c,
-                              has_of_c, of_step)
+            of_output = None if of_outputs is None else of_outputs[t]
+            if kernels:
+                one_step.backward(step, c, cells[t], of_output, of_next, of_c, has_of_c, of_step)
+            else:
+                one_step.plain_backward(step, of_output, of_next, of_c, has_of_c, of_step, to_cells[t - first])
             has_of_c, of_next = True, None
             if h is not None and (t or wants_h):
                 of_next = _convolution_backward(of_step, h, cell.weight_hh, None, (1, 1), cell.padding, (1, 1), False,
                                                 (0, 0), 1, (True, False, False))[0].contiguous()
         if wants_hh:
-            first = 1 if t == 0 else 0  # the chunk's steps that had a state which this pass made
-            if len(of_gates) > first:
-                of_hh = _add(of_hh, _weight_gradient(of_gates[first:], outputs[t + first - 1:t + len(gates) - 1], cell))
+            skip = 1 if t == 0 else 0  # the chunk's steps that had a state which this pass made
+            if len(of_gates) > skip:
+                of_hh = _add(of_hh, _weight_gradient(of_gates[skip:], outputs[t + skip - 1:t + len(gates) - 1], cell))
             if t == 0 and start[0] is not None:
                 of_hh = _add(of_hh, _weight_gradient(of_gates[:1], start[0][None], cell))
         if wants_frames or wants_ih or wants_bias:
