@@ -16,8 +16,8 @@ from .data import ClipSize
 from .problems import Problems
 
 WORKSPACES = (':4096:8', ':16:8')  # that cuBLAS is deterministic with
-# operators of recognizers by their names in PyTorch's list. Not here: bilinear interpolation and padding by edges, which
-# F.interpolate and F.pad compute in another way then; trilinear interpolation is seen where it has no other way.
+# Operators of recognizers, by their names in PyTorch's list. Not here: bilinear interpolation and padding by edges,
+# which F.interpolate and F.pad compute in another way then; trilinear interpolation is seen where it has no other way.
 IN_BACKWARD = dict(
     max_pool3d_with_indices='MaxPool3d', avg_pool3d='AvgPool3d', _adaptive_avg_pool2d='AdaptiveAvgPool2d',
     _adaptive_avg_pool3d='AdaptiveAvgPool3d', adaptive_max_pool2d='AdaptiveMaxPool2d',

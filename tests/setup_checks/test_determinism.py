@@ -1,7 +1,6 @@
 """Layers that PyTorch refuses with deterministic algorithms on CUDA, found before a start."""
 import pytest
 import torch
-from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn

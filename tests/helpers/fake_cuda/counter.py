@@ -32,13 +32,14 @@ WAITS = {'_local_scalar_dense', 'item', 'nonzero', 'masked_select', 'is_nonzero'
 
 
 class Counter(TorchDispatchMode):
-    """``launches`` by operator; ``waits``, where the host must know what the device computed or the other way round;
-    ``mixed``, operators with tensors of both (a tensor of one number on the host is none: it travels as an
-    argument)."""
+    """``launches`` by operator; ``copies`` between host and device, also those that the host does not wait for;
+    ``waits``, where the host must know what the device computed or the other way round; ``mixed``, operators with
+    tensors of both (a tensor of one number on the host is none: it travels as an argument)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.launches: Dict[str, int] = collections.Counter()
+        self.copies: Dict[str, int] = collections.Counter()
         self.waits: Dict[str, int] = collections.Counter()
         self.mixed: Dict[str, int] = collections.Counter()
 
@@ -57,6 +58,7 @@ class Counter(TorchDispatchMode):
         elif name.startswith('index') and any(t.dtype == torch.bool for t in given[1:]):
             self.waits[f'{name} with a mask'] += 1
         if {'cpu', 'cuda'} <= devices:
+            self.copies[name] += name in ('copy_', '_to_copy')
             if name in ('copy_', '_to_copy') and (kwargs or {}).get('non_blocking', (args[2:] or [False])[0]):
                 pass  # the host goes on
             elif name in ('copy_', '_to_copy') or (name.startswith('index') and given[0].device.type == 'cuda'):
@@ -73,7 +75,8 @@ class Counter(TorchDispatchMode):
         return sum(self.launches.values())
 
     def summary(self) -> dict:
-        return dict(launches=self.total, waits=dict(self.waits), mixed=dict(self.mixed))
+        return dict(launches=self.total, copies=sum(self.copies.values()), waits=dict(self.waits),
+                    mixed=dict(self.mixed))
 
 
 @contextlib.contextmanager
