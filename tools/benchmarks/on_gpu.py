@@ -214,16 +214,18 @@ def clstm(say: Say) -> None:
 
 
 def layers(say: Say) -> None:
-    """One layer, forward and backward, in every way of making its kernel."""
-    shapes = [(64, (8, 38, 56)), (128, (4, 19, 28)), (256, (2, 10, 14)), (512, (1, 5, 7))]
-    for channels, size in shapes[:1] if DRY else shapes:
+    """One layer, forward and backward, in every way of making its kernel; the stem of a ResNet at last."""
+    shapes = [(64, 64, 3, (8, 38, 56)), (128, 128, 3, (4, 19, 28)), (256, 256, 3, (2, 10, 14)),
+              (512, 512, 3, (1, 5, 7)), (3, 64, 7, (30, 150, 224))]
+    for inputs, channels, kernel, size in shapes[:1] if DRY else shapes:
         for kind in ('bf16', 'fp32'):
-            x = torch.randn(1 if DRY else 8, channels, *size, device=DEVICE)
+            x = torch.randn(1 if DRY else 8, inputs, *size, device=DEVICE)
             x = x.contiguous(memory_format=torch.channels_last_3d) if kind == 'bf16' else x
             x.requires_grad_()
             rows: Dict[str, dict] = {}
             for name in ('nn.Conv3d', 'kernel_triton', 'kernel_product', 'reference'):
-                layer = (nn.Conv3d if name == 'nn.Conv3d' else Conv3T)(channels, channels, 3, padding=1, bias=False)
+                layer = (nn.Conv3d if name == 'nn.Conv3d' else Conv3T)(
+                    inputs, channels, kernel, stride=2 if kernel == 7 else 1, padding=kernel // 2, bias=False)
                 layer = layer.to(DEVICE)
                 if name == 'nn.Conv3d' and kind == 'bf16':
                     layer = layer.to(memory_format=torch.channels_last_3d)
@@ -235,8 +237,8 @@ def layers(say: Say) -> None:
 
                 with ops.use('auto' if name == 'nn.Conv3d' else name):
                     rows[name] = measure(both, .3)
-                say(layer=f'{channels} 3^3 @ {"x".join(map(str, size))}', way=name, type=kind, **rows[name],
-                    **against(rows, 'nn.Conv3d', name))
+                say(layer=f'{inputs}->{channels} {kernel}^3 @ {"x".join(map(str, size))}', way=name, type=kind,
+                    **rows[name], **against(rows, 'nn.Conv3d', name))
 
 
 def masks(say: Say) -> None:

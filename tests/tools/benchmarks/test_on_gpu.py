@@ -28,6 +28,48 @@ def test_without_a_gpu_it_says_so(monkeypatch):
         script.main(['--parts', 'machine'])
 
 
+def test_a_part_writes_its_rows_one_by_one(monkeypatch, tmp_path):
+    script = load_script('tools/benchmarks/on_gpu.py')
+    monkeypatch.setattr(script, 'DRY', True)
+    monkeypatch.setattr(script, 'DEVICE', 'cpu')
+    script.run_part('layers', tmp_path / 'layers.jsonl')
+    rows = [json.loads(line) for line in (tmp_path / 'layers.jsonl').read_text().splitlines()]
+    assert [row['way'] for row in rows] == 2 * ['nn.Conv3d', 'kernel_triton', 'kernel_product', 'reference']
+    assert all(row['ratio'] > 0 for row in rows)
+
+    def fails(say):
+        say(what='first', value=1)
+        raise RuntimeError('no memory\nand more')
+
+    monkeypatch.setitem(script.PARTS, 'layers', fails)
+    with pytest.raises(RuntimeError):
+        script.run_part('layers', tmp_path / 'layers.jsonl')
+    first, second = (tmp_path / 'layers.jsonl').read_text().splitlines()
+    assert json.loads(first) == dict(what='first', value=1)
+    assert json.loads(second) == dict(error='RuntimeError: no memory')
+
+
+def test_what_was_reached_before_a_limit_stays(monkeypatch, tmp_path):
+    """The second part of three runs into its limit; the others are in the table, which names the machine."""
+    script = load_script('tools/benchmarks/on_gpu.py')
+
+    def stands_in(command, timeout, **others):
+        part = command[command.index('--inside') + 1]
+        (tmp_path / f'on_gpu/{part}.jsonl').write_text(json.dumps(dict(part=part, ratio=1.25)) + '\n')
+        if part == 'layers':
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(script, 'machine_name', lambda: 'NVIDIA X')  # asks the system, in a process
+    monkeypatch.setattr(script.subprocess, 'run', stands_in)
+    assert script.main(['--dry', '--out-dir', str(tmp_path), '--parts', 'machine', 'layers', 'masks']) == 1
+    text = (tmp_path / 'on_gpu.md').read_text()
+    parts = ['machine', 'layers', 'masks']
+    assert text.startswith('on_gpu on NVIDIA X; 20')
+    assert [line.split('**')[1] for line in text.splitlines() if line.startswith('**')] == parts
+    assert text.count('stopped at its limit') == 1 and all(f'| {part} | 1.25 |' in text for part in parts)
+
+
 @pytest.mark.slow
 def test_dry_run(tmp_path):
     """All parts, from the shell script."""
