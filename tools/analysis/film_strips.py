@@ -15,15 +15,21 @@ import pandas as pd
 import torch
 
 from tconv_mmaction.cli import clip_tool
-from tconv_mmaction.cli.several_models import add_compare_arguments, chosen_titles, pair_up
 from tconv_mmaction.cli.figure_options import figure_files
-from tconv_mmaction.interpret import RecognizerScores, find_temporal_mask, grad_cam, normalise_maps, upsample_maps
+from tconv_mmaction.cli.several_models import add_compare_arguments, chosen_titles, pair_up
+from tconv_mmaction.interpret import (
+    RecognizerScores,
+    find_temporal_mask,
+    freeze_frames,
+    grad_cam,
+    normalise_maps,
+    upsample_maps,
+)
 from tconv_mmaction.interpret.access.clips import ClipReader, load_recognizer
 from tconv_mmaction.interpret.access.default_layer import last_map_layer
 from tconv_mmaction.interpret.access.modules import choose_target, frozen
 from tconv_mmaction.interpret.pictures.film_strip import Strip, draw_film_strips
 from tconv_mmaction.interpret.pictures.rendering import overlay
-from tconv_mmaction.interpret.temporal_mask import freeze_frames
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 
 

@@ -17,8 +17,8 @@ import pandas as pd
 
 from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.cli.clip_shape import clip_shape
-from tconv_mmaction.cli.several_models import add_compare_arguments, chosen_titles, pair_up
 from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
+from tconv_mmaction.cli.several_models import add_compare_arguments, chosen_titles, pair_up
 from tconv_mmaction.interpret import effective_receptive_field, field_marginals
 from tconv_mmaction.interpret.access.clips import load_recognizer
 from tconv_mmaction.interpret.pictures.receptive_fields import draw_receptive_fields

@@ -33,8 +33,8 @@ from torch import nn
 
 from tconv_mmaction.cli.clip_shape import clip_shape
 from tconv_mmaction.cli.clip_tool import fitted_parameters
-from tconv_mmaction.cli.several_models import add_compare_arguments, chosen_titles, pair_up
 from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
+from tconv_mmaction.cli.several_models import add_compare_arguments, chosen_titles, pair_up
 from tconv_mmaction.compat.checkpoints import UnsafeCheckpointError
 from tconv_mmaction.interpret import (
     draw_distributions,
