@@ -29,7 +29,7 @@ test: env
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS)
 
 # An environment that was made by hand and has all that the site needs is used as it is.
-HAS_DOCS = import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("material", "mkdocstrings", "tconv_mmaction"))))
+HAS_DOCS = import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("material", "mkdocstrings", "latex2mathml", "tconv_mmaction"))))
 docs:
 	@if [ -e $(VENV)/.installed ] || ! $(PY) -c '$(HAS_DOCS)' 2>/dev/null; then \
 		$(MAKE) --no-print-directory $(VENV)/.installed-docs; fi

@@ -55,7 +55,7 @@ setup(
         'lite': ['mmcv-lite>=2.1.0,<2.2.0', 'mmengine>=0.10.4,<1.0'],
         'tests': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'psutil', 'captum', 'tensorboard', 'onnx',
                   'onnxruntime', 'ruff', 'av'],
-        'docs': ['mkdocs-material', 'mkdocstrings[python]'],
+        'docs': ['mkdocs-material', 'mkdocstrings[python]', 'latex2mathml'],
         'viz': ['captum', 'tensorboard'],
         'video': ['av'],  # the second decoder: DecordInit(decoder='pyav')
         'completion': ['shtab'],

@@ -1,7 +1,8 @@
 """What the web site needs and neither mkdocs nor mkdocstrings does by itself.
 
 mkdocs.yml names this file twice. As mkdocs' hook it adds the pages and results of projects/ and pages that the nav
-forgets, and lists the modules of a sub-package.
+forgets, lists the modules of a sub-package, and turns formulas ($...$ and $$...$$, which GitHub draws itself) into
+MathML, which browsers draw without a script.
 As an extension of griffe, which reads the docstrings, it turns what is meant for Sphinx into Markdown.
 """
 import ast
@@ -9,6 +10,7 @@ import re
 from pathlib import Path
 
 import griffe
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
@@ -59,13 +61,28 @@ def on_page_markdown(markdown, *, page, **_):
 
     def directives(match):
         return '\n\n'.join(f'::: {module}' for module in public_modules(match[1]) if f'::: {module}\n' not in markdown)
-    return re.sub(r'^::: (\S+)\.\*$', directives, markdown, flags=re.M)
+    return with_mathml(re.sub(r'^::: (\S+)\.\*$', directives, markdown, flags=re.M))
+
+
+CODE = r'(^ *```.*?^ *```|`[^`\n]+`)'  # where a $ is a dollar
+
+
+def with_mathml(markdown):
+    """A page with its formulas as MathML; what stands in code is left alone."""
+    parts = re.split(CODE, markdown, flags=re.S | re.M)
+    for i in range(0, len(parts), 2):
+        parts[i] = re.sub(r'^\$\$\s*(.+?)\s*\$\$$', lambda m: f'<div>{convert(m[1], display="block")}</div>', parts[i],
+                          flags=re.S | re.M)
+        parts[i] = re.sub(r'(?<![\w$\\])\$(?! )([^$]+?)(?<! )\$(?![\w$])', lambda m: convert(m[1]), parts[i])
+    return ''.join(parts)
 
 
 def to_markdown(text):
-    """Sphinx' roles and formulas become code; a ``*`` outside of code stays a multiplication sign and no italics."""
-    text = re.sub(r':(?:mod|class|func|meth|attr|data|ref|math):`[~.]*([^`]*)`', r'``\1``', text)
-    text = re.sub(r'^( *)\.\. math:: *(.*?)(?=\n\s*\n|\Z)', r'\1```text\n\1\2\n\1```', text, flags=re.M | re.S)
+    """Sphinx' roles become code, formulas MathML; a ``*`` outside of code stays a times sign and no italics."""
+    text = re.sub(r':(?:mod|class|func|meth|attr|data|ref):`[~.]*([^`]*)`', r'``\1``', text)
+    text = re.sub(r':math:`([^`]*)`', lambda m: convert(m[1]), text)
+    text = re.sub(r'^( *)\.\. math:: *(.*?)(?=\n\s*\n|\Z)',
+                  lambda m: f'{m[1]}<div>{convert(m[2], display="block")}</div>', text, flags=re.M | re.S)
     parts = re.split(r'(`{2,3}.*?`{2,3})', text, flags=re.S)
     parts[::2] = [re.sub(r'(?<!^)(?<!\n)(?<!\n    )(?<!\n        )\*', r'\\*', part) for part in parts[::2]]
     return ''.join(parts)

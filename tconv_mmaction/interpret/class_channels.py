@@ -27,7 +27,7 @@ from .access.adapters import as_score_function
 from .access.modules import check_clip, choose_target, close_names, frozen
 from .model_motion import explained_text, is_fitted, steps_to_show, to_show
 from .pictures.figure_files import CYCLE, PAGE, page_figure, set_letters
-from .pictures.temporal_figures import END, LINE, START
+from .pictures.temporal_figures import LINE
 from .temporal_parameters import kernel_sizes, require_temporal_layers, temporal_layers, temporal_parameters
 from .trajectories import LEAST, Motion, Parameters, Trajectory, filter_trajectory, moving_filters
 
@@ -275,12 +275,12 @@ def draw_class_channels(model: nn.Module, found: ClassChannels, title: str, top:
             row[1].plot(slices, path.zoom, color=colour, marker='o', markersize=3)
             row[2].plot(slices, path.clockwise, color=colour, marker='o', markersize=3)
             axes.plot(*path.path.T, color=colour, marker='o', markersize=2.5, linewidth=1.2)
-            axes.plot(*path.path[0], 'o', color=START, markersize=4)
-            axes.plot(*path.path[-1], 's', color=END, markersize=4)
+            axes.plot(*path.path[0], 'o', color=colour, markersize=4)
+            axes.plot(*path.path[-1], 's', color=colour, markersize=4)
         row[0].legend(fontsize=5.5, frameon=False, loc='upper right')
     grid[0, 1].set_title('zoom')
     grid[0, 2].set_title('rotation')
-    grid[0, 3].set_title('path, from circle to square')
+    grid[0, 3].set_title('path (● to ■)')
     grid[-1, 0].set_xlabel('channels, ranked')
     grid[-1, 1].set_xlabel('slice of the kernel')
     grid[-1, 2].set_xlabel('slice of the kernel')

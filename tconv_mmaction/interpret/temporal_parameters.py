@@ -165,17 +165,18 @@ def temporal_parameters(model: nn.Module, fit: bool = False, clip_shape: Optiona
     read = {name: _read(name, {key: next(copies) for key in (
         TEMPORAL_PARAMETERS if layer.transform == 'affine' else ('theta', ))}) for name, layer in layers.items()}
     if not fit:
-        return _with_used(model, read, clip_shape)
+        return with_used(model, read, clip_shape)
     model = unwrap(model)
     found = fit_kernels(fittable_kernels(model), **options)
     read.update({name: motion.values() for name, motion in found.items()})
     places = {name: place for place, (name, _) in enumerate(model.named_modules())}
     ordered = dict(sorted(read.items(), key=lambda item: places.get(item[0], len(places))))
-    return _with_used(model, ordered, clip_shape)
+    return with_used(model, ordered, clip_shape)
 
 
-def _with_used(model: nn.Module, read: Dict[str, Dict[str, Tensor]],
-               clip_shape: Optional[Sequence[int]]) -> Dict[str, Dict[str, Tensor]]:
+def with_used(model: nn.Module, read: Dict[str, Dict[str, Tensor]],
+              clip_shape: Optional[Sequence[int]]) -> Dict[str, Dict[str, Tensor]]:
+    """What :func:`temporal_parameters` gave, with ``'used'`` for clips of ``clip_shape`` (C, T, H, W)."""
     if clip_shape is None:
         return read
     places = {id(module): name for name, module in unwrap(model).named_modules()}

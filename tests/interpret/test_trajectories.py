@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from tconv_mmaction.interpret import draw_distributions, draw_trajectories, kernel_sizes, temporal_parameters
+from tconv_mmaction.interpret.access.clips import Clip
 from tconv_mmaction.interpret.class_channels import ClassChannels, draw_class_channels, first_those_that_move
 from tconv_mmaction.interpret.report.channel_cards import _channel
+from tconv_mmaction.interpret.report.clip_analysis import ChannelReport, analyse_clip
 from tconv_mmaction.interpret.trajectories import (
     LEAST,
     Motion,
@@ -93,6 +95,33 @@ def test_channels_that_move_come_first_on_request(layer, values):
 
 
 def test_the_report_says_so(values):
-    from tconv_mmaction.interpret.report.clip_analysis import ChannelReport
     report = ChannelReport('conv', 0, 1., 0, '', '', filter_trajectory(values, 0, (3, 5, 5)))
     assert 'Over its 3 slices the content hardly moves: never more than 0.1 % of zoom' in _channel(report, LEAST, '')
+
+
+class Net(nn.Module):
+    """Four channels, of which the last moves; their means make the scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = Conv3T(3, 4, (3, 5, 5), padding=(1, 2, 2))
+        with torch.no_grad():
+            self.conv.rotate[:, 3] = 0.3
+
+    def forward(self, clip):
+        return self.conv(clip).relu().mean((2, 3, 4)).softmax(1)
+
+
+def test_the_report_shows_what_moves_first_on_request():
+    torch.manual_seed(0)
+    clip = Clip('a', torch.rand(1, 3, 4, 8, 8), np.zeros((4, 8, 8, 3), dtype=np.uint8), None)
+    model = Net()
+    settings = dict(layer='conv', channel_layers=['conv'], channels=2, iterations=1)
+    plain = analyse_clip(model, clip, **settings).channels
+    moving = analyse_clip(model, clip, moving_first=True, **settings).channels
+    means = model.conv(clip.inputs).detach().relu().mean((2, 3, 4))[0]
+    order = torch.argsort(-means).tolist()
+    assert [channel.channel for channel in plain] == order[:2]
+    assert [channel.channel for channel in moving] == [3, *[k for k in order if k != 3]][:2]
+    assert moving[0].activation == pytest.approx(float(means[3]), rel=1e-5)
+    assert [channel.trajectory.hardly_moves() for channel in moving] == [False, True]

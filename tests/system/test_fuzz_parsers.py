@@ -253,8 +253,8 @@ def test_damaged_npz(folder, valid_files, changes, length, other):
 @given(st.lists(st.text(max_size=5) | st.sampled_from(['x.py', 'y.json', 'a.pth', 'b.pth', '.py']), max_size=5))
 def test_pairs_of_configs_and_checkpoints(temporal_params, tokens):
     try:
-        pairs = temporal_params.pair_up('first.py', ['c.pth', *tokens])
-        titles = temporal_params.titles_of(pairs)
+        pairs = temporal_params.pair_up('first.py', 'c.pth', tokens)
+        titles = temporal_params.chosen_titles(pairs, None)
     except ValueError as error:
         assert str(error)
     else:

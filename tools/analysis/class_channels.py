@@ -17,7 +17,7 @@ import torch
 
 from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.cli.figure_options import figure_files
-from tconv_mmaction.interpret import RecognizerScores
+from tconv_mmaction.interpret import RecognizerScores, temporal_parameters
 from tconv_mmaction.interpret.class_channels import (
     analysed_layers,
     by_class,
@@ -26,6 +26,9 @@ from tconv_mmaction.interpret.class_channels import (
     check_top,
     draw_class_channels,
 )
+from tconv_mmaction.interpret.model_motion import unused_layers
+from tconv_mmaction.interpret.temporal_parameters import with_used
+from tconv_mmaction.interpret.trajectories import LEAST, Motion
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 
 
@@ -34,7 +37,7 @@ def analyse(args) -> int:
     loop = clip_tool.ClipLoop(reader, args)
     names = loop.names
     analysed_layers(model, args.layers, args.fit)
-    parameters = clip_tool.fitted_parameters(model) if args.fit else None
+    parameters = clip_tool.fitted_parameters(model) if args.fit else temporal_parameters(model)
     check_top(args.top)
     files = figure_files(args)
     logits = RecognizerScores(model, 'logits')
@@ -46,13 +49,15 @@ def analyse(args) -> int:
             with torch.no_grad():
                 target = int(logits(clip.inputs).argmax())
         contributions = channel_contributions(model, clip.inputs, target, args.layers, args.fit)
+        if not found:  # of which steps clips of this size make use
+            parameters.update(with_used(model, parameters, clip.inputs.shape[1:]))
         found.append((names[target], {layer: values.cpu() for layer, values in contributions.items()}))
 
     loop(work)
     classes = by_class(found)
     # drawn before anything is written: a wrong --top leaves no half of a result behind
     figures = {title: draw_class_channels(model, channels, title, args.top, args.layers or args.max_layers,
-                                          parameters)
+                                          parameters, args.moving_first, Motion(*args.least), files.width)
                for title, channels in classes.items()}
     taken: set = set()
     for title, figure in figures.items():
@@ -66,6 +71,10 @@ def analyse(args) -> int:
                 for key in ('mean', 'std') for layer, values in getattr(channels, key).items()})
         shown = table[table['rank'] <= args.top]
         columns = ['class', 'layer', 'rank', 'channel', 'share', 'zoom', 'clockwise', 'right', 'down']
+        unused = unused_layers(parameters)
+        if unused:
+            print(f'{len(unused)} layer(s) have slices that see no frame of these clips, which are not followed: '
+                  f'{", ".join(unused)}')
         print(shown.reindex(columns=[*columns, 'explained', 'baseline'][:None if args.fit else len(columns)])
               .to_string(index=False, float_format='{:.3f}'.format))
         print(f'written to {args.out}')
@@ -79,6 +88,11 @@ def main(argv=None) -> int:
                         'channel has the largest share (default 6)')
     parser.add_argument('--top', type=int, default=3, help='channels per layer whose motion is drawn, up to 5 '
                         '(default 3)')
+    parser.add_argument('--moving-first', action='store_true', help='follow channels that move before those that '
+                        'hardly do')
+    parser.add_argument('--least', type=float, nargs=3, default=LEAST, metavar=('ZOOM', 'DEGREES', 'PIXELS'),
+                        help='up to here a channel hardly moves, and axes go at least so far to both sides of no '
+                        f'motion (default {" ".join(map(str, LEAST))})')
     parser.add_argument('--fit', action='store_true', help='read plain 3D convolutions as 3T kernels, too')
     return clip_tool.run(analyse, parser, argv)
 

@@ -1,49 +1,54 @@
-"""How far a network really looks: its effective receptive field (Kobayashi and Ye, WACV 2024, sec. 5, Fig. 4).
+"""How far networks really look: effective receptive fields (Kobayashi and Ye, WACV 2024, sec. 5, Fig. 4).
 
-    python tools/analysis/receptive_field.py CONFIG CKPT --out DIR [--shape 3 32 224 224]
+    python tools/analysis/receptive_field.py CONFIG CKPT --out DIR
+    python tools/analysis/receptive_field.py CONFIG CKPT --compare OTHER_CONFIG OTHER_CKPT --titles ours orig --out DIR
 
-Writes field.npz (the field (T, H, W) and its marginals), time.csv (the distribution along time) and field.png (X-Y and
-X-T maps and the curve along time with its standard deviation in frames). A 2D recognizer sees one frame at a time and
-has no such field.
+Writes the figure field (per model the X-Y and X-T maps, and in one plot the curves along time with their standard
+deviations in frames), time.csv (the curves), std.csv and per model field.npz or field_TITLE.npz (the field (T, H, W)
+and its marginals). Clips have the size that the config of each model gives, or --shape. A 2D recognizer sees one frame
+at a time and has no such field.
 """
 import argparse
+import re
 import sys
 
 import numpy as np
-from matplotlib.figure import Figure
+import pandas as pd
 
 from tconv_mmaction.cli import clip_tool
+from tconv_mmaction.cli.clip_shape import clip_shape
 from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
+from tconv_mmaction.cli.several_models import add_compare_arguments, chosen_titles, pair_up
 from tconv_mmaction.interpret import effective_receptive_field, field_marginals
 from tconv_mmaction.interpret.access.clips import load_recognizer
-from tconv_mmaction.interpret.receptive_field import FieldMarginals
+from tconv_mmaction.interpret.pictures.receptive_fields import draw_receptive_fields
 from tconv_mmaction.utils import atomic_open, atomic_write_text
-
-
-def draw(marginals: FieldMarginals) -> Figure:
-    figure = Figure(figsize=(11, 3.4), layout='constrained')
-    xy, xt, time = figure.subplots(1, 3)
-    xy.imshow(marginals.xy.numpy())
-    xy.set(title='X-Y', xlabel='x, pixels', ylabel='y, pixels')
-    xt.imshow(marginals.xt.numpy(), aspect='auto')
-    xt.set(title='X-T', xlabel='x, pixels', ylabel='frame')
-    time.plot(marginals.time.numpy(), marker='.')
-    time.set(title=f'along time, std = {marginals.std:.2f} frames', xlabel='frame', ylabel='share', ylim=(0, None))
-    return figure
 
 
 def analyse(args) -> int:
     files = figure_files(args)
-    model = load_recognizer(args.config, args.checkpoint, args.device, args.cfg_options)
-    field = effective_receptive_field(model, args.shape, args.repeats, args.seed)
-    marginals = field_marginals(field)
-    files.save(draw(marginals), args.out / 'field')
-    atomic_write_text(args.out / 'time.csv', '\n'.join(
-        ['frame,share', *(f'{t},{share}' for t, share in enumerate(marginals.time.tolist()))]) + '\n')
-    with atomic_open(args.out / 'field.npz', 'wb') as file:
-        np.savez_compressed(file, field=field.numpy(), xy=marginals.xy.numpy(), xt=marginals.xt.numpy(),
-                            time=marginals.time.numpy(), std=marginals.std)
-    print(f'standard deviation along time: {marginals.std:.3f} frames')
+    pairs = pair_up(args.config, args.checkpoint, args.compare)
+    titles = chosen_titles(pairs, args.titles)
+    fields, marginals = {}, {}
+    for title, (config, checkpoint) in zip(titles, pairs):
+        model = load_recognizer(config, checkpoint, args.device, args.cfg_options)
+        shape, why = (tuple(args.shape), '') if args.shape else clip_shape(model.cfg, ('test', 'train'))
+        if shape is None:
+            raise ValueError(f'{config} does not tell the size of its clips: {why}. Give --shape C T H W.')
+        fields[title] = effective_receptive_field(model, shape, args.repeats, args.seed)
+        marginals[title] = field_marginals(fields[title])
+        print(f'{title}: clips {shape}, standard deviation along time: {marginals[title].std:.3f} frames', flush=True)
+    files.save(draw_receptive_fields(marginals, files.width), args.out / 'field')
+    atomic_write_text(args.out / 'time.csv', pd.concat(
+        [pd.DataFrame(dict(model=title, frame=range(len(found.time)), share=found.time.numpy()))
+         for title, found in marginals.items()]).to_csv(index=False))
+    atomic_write_text(args.out / 'std.csv', pd.DataFrame(
+        [dict(model=title, std_frames=found.std) for title, found in marginals.items()]).to_csv(index=False))
+    for title, found in marginals.items():
+        name = 'field' if len(titles) == 1 else f'field_{re.sub(r"[^A-Za-z0-9_.-]+", "_", title)}'
+        with atomic_open(args.out / f'{name}.npz', 'wb') as file:
+            np.savez_compressed(file, field=fields[title].numpy(), xy=found.xy.numpy(), xt=found.xt.numpy(),
+                                time=found.time.numpy(), std=found.std)
     print(f'written to {args.out}')
     return 0
 
@@ -51,8 +56,9 @@ def analyse(args) -> int:
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     clip_tool.add_model_arguments(parser)
-    parser.add_argument('--shape', type=int, nargs=4, default=(3, 32, 224, 224), metavar=('C', 'T', 'H', 'W'),
-                        help='of the input (default 3 32 224 224)')
+    add_compare_arguments(parser)
+    parser.add_argument('--shape', type=int, nargs=4, metavar=('C', 'T', 'H', 'W'),
+                        help='of the input (default: the clips of the config)')
     parser.add_argument('--repeats', type=int, default=10, help='random inputs (default 10)')
     parser.add_argument('--seed', type=int, default=0)
     add_figure_arguments(parser)

@@ -119,7 +119,7 @@ def analyse_job(name: str, read: clip_tool.Read, readers: List[ClipReader], mode
             found = analyse_clip(
                 reader.model, with_own_label(analyses[i], models, model, args),
                 'prediction' if target is None else target, layers[i], args.channel_layers, args.channels,
-                args.iterations, args.threshold, fitted[i])
+                args.iterations, args.threshold, fitted[i], args.moving_first)
         except Exception as error:  # whatever it is: the other clips are still to be done
             found = skip(name if len(models) == 1 else f'{name} by {model.title}', error)
         else:
@@ -186,6 +186,8 @@ def main(argv=None) -> int:
                         "backbone's last layer whose maps have several time steps and pixels)")
     parser.add_argument('--channel-layers', nargs='+', help='3T layers whose channels to show (default: the first and '
                         'the last)')
+    parser.add_argument('--moving-first', action='store_true', help='of the channels of a 3T layer, show those that '
+                        'move before those that hardly do')
     parser.add_argument('--channels', type=int, default=4, help='most active per 3T layer (default 4, 0: none)')
     parser.add_argument('--iterations', type=int, default=300, help='of the mask search, at most (default 300)')
     parser.add_argument('--threshold', type=float, default=0.1, help='from here a frame is in the mask (default 0.1)')

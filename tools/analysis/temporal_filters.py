@@ -2,55 +2,27 @@
 
     python tools/analysis/temporal_filters.py CONFIG CKPT --out DIR
 
-Writes distributions.png (one column per layer: primary temporal filters on the plane of average and 1st differential,
-and on that of 1st and 2nd; both signs, weighted by the singular values; the triangle is the filter that looks at the
-middle frame only), energy.csv (per layer the share of energy at the centre, average and differential filters) and
-filters.npz (singular values and filters of every layer, in float32).
+Writes the figure distributions (per layer the primary temporal filters on the plane of average and 1st differential,
+and below on that of 1st and 2nd; both signs, weighted by the singular values; the triangle is the filter that looks at
+the middle frame only; layers wrap to --width), distributions.npz (the share of every cell), energy.csv (per layer the
+share of energy at the centre, average and differential filters) and filters.npz (singular values and filters of every
+layer, in float32).
 """
 import argparse
 import sys
 
 import numpy as np
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 
 from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
 from tconv_mmaction.interpret import (
     energy_table,
-    filter_distribution,
     primary_temporal_filters,
     temporal_kernels,
 )
 from tconv_mmaction.interpret.access.clips import load_recognizer
-from tconv_mmaction.interpret.temporal_filters import density
+from tconv_mmaction.interpret.pictures.filter_distributions import PLANES, draw_filter_distributions, filter_densities
 from tconv_mmaction.utils import atomic_open, atomic_write_text
-
-PLANES = (((1, 0), '1st differential', 'average'), ((1, 2), '1st differential', '2nd differential'))
-
-
-def draw(kernels) -> Figure:
-    figure = Figure(figsize=(1.9 * len(kernels) + 0.6, 4.2), layout='constrained')
-    axes = figure.subplots(2, len(kernels), squeeze=False)
-    for column, (name, weight) in enumerate(kernels.items()):
-        distribution = filter_distribution(weight)
-        for row, (plane, x_label, y_label) in enumerate(PLANES):
-            axis = axes[row, column]
-            cells, edges = density(distribution, plane)
-            if cells.max() > 0:
-                axis.pcolormesh(edges, edges, np.ma.masked_equal(cells, 0), norm=LogNorm(), cmap='viridis')
-            angle = np.linspace(0, 2 * np.pi, 181)
-            axis.plot(np.cos(angle), np.sin(angle), color='0.6', linewidth=0.5)
-            centre = distribution.centre.numpy()[list(plane)]
-            for sign in (1, -1):
-                axis.plot(*(sign * centre), '^', color='magenta', markersize=5)
-            axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect='equal', xticks=(), yticks=())
-            if row == 0:
-                axis.set_title(f'{name}\nt = {weight.size(2)}', fontsize=7)
-            if column == 0:
-                axis.set_xlabel(x_label, fontsize=7)
-                axis.set_ylabel(y_label, fontsize=7)
-    return figure
 
 
 def analyse(args) -> int:
@@ -62,7 +34,7 @@ def analyse(args) -> int:
             raise ValueError(f'no 3D convolution with t > 1 has a name with one of {args.layers} in it.')
     table = energy_table(kernels)
     atomic_write_text(args.out / 'energy.csv', table.to_csv())
-    files.save(draw(kernels), args.out / 'distributions')
+    files.save(draw_filter_distributions(kernels, files.width), args.out / 'distributions')
     numbers = {}
     for name, weight in kernels.items():
         found = primary_temporal_filters(weight)
@@ -70,6 +42,12 @@ def analyse(args) -> int:
         numbers[f'{name}/weights'] = found.weights.float().numpy()
     with atomic_open(args.out / 'filters.npz', 'wb') as file:
         np.savez_compressed(file, **numbers)
+    cells = {}
+    for name, (planes, edges, centre) in filter_densities(kernels).items():
+        cells.update({f'{name}/{plane[1]}': values for plane, values in zip(PLANES, planes)})
+        cells.update({f'{name}/edges': edges, f'{name}/centre': centre})
+    with atomic_open(args.out / 'distributions.npz', 'wb') as file:
+        np.savez_compressed(file, **cells)
     print(table.round(3).to_string())
     print(f'written to {args.out}')
     return 0

@@ -19,7 +19,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import tconv_mmaction  # noqa: F401  first: mmaction2 and old checkpoints load on today's PyTorch with it
 
@@ -32,8 +32,9 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from tconv_mmaction.cli.clip_shape import clip_shape
-from tconv_mmaction.cli.clip_tool import fitted_parameters, titles_of
+from tconv_mmaction.cli.clip_tool import fitted_parameters
 from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
+from tconv_mmaction.cli.several_models import add_compare_arguments, chosen_titles, pair_up
 from tconv_mmaction.compat.checkpoints import UnsafeCheckpointError
 from tconv_mmaction.interpret import (
     draw_distributions,
@@ -50,27 +51,6 @@ from tconv_mmaction.interpret.pictures.temporal_figures import chosen_trajectori
 from tconv_mmaction.interpret.trajectories import LEAST, Motion, trajectory_table
 from tconv_mmaction.utils import atomic_write_text
 from tconv_mmaction.utils.config_file import read_config
-
-CONFIG_ENDINGS = ('.py', '.json', '.yml', '.yaml')
-
-
-def pair_up(config: str, tokens: Sequence[str]) -> List[Tuple[str, str]]:
-    """(config, checkpoint) pairs from ``[CONFIG] CKPT [CKPT ...] [CONFIG CKPT ...] ...``.
-
-    A checkpoint without a config of its own belongs to the config before it, at first ``config``.
-    """
-    pairs, unused = [], None
-    for token in tokens:
-        if token.endswith(CONFIG_ENDINGS):
-            if unused:
-                raise ValueError(f'--compare: no checkpoint follows the config {unused}.')
-            config = unused = token
-        else:
-            pairs.append((config, token))
-            unused = None
-    if unused:
-        raise ValueError(f'--compare: no checkpoint follows the config {unused}.')
-    return pairs
 
 
 def load_model(config: str, checkpoint: str, options: Dict, fit: bool = False) -> nn.Module:
@@ -134,10 +114,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of a 3T model')
     parser.add_argument('checkpoint', help='its checkpoint')
-    parser.add_argument('--compare', nargs='+', action='extend', default=[], metavar='OTHER',
-                        help='further models: OTHER_CONFIG OTHER_CKPT ..., or checkpoints alone for the config before')
-    parser.add_argument('--titles', nargs='+', help='names of the models in table and figures, in the order given '
-                        '(default: from the file names)')
+    add_compare_arguments(parser)
     parser.add_argument('--out-dir', type=Path, help='default: temporal_params/CKPT_NAME beside the first checkpoint')
     parser.add_argument('--filters', nargs='+', default=['6'], metavar='N | LAYER:CHANNEL',
                         help='whose trajectories to draw: the N filters that move most (default 6), or these')
@@ -156,10 +133,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def analyse(args: argparse.Namespace) -> Path:
-    pairs = [(args.config, args.checkpoint), *pair_up(args.config, args.compare)]
-    titles = args.titles or titles_of(pairs)
-    if len(titles) != len(pairs) or len(set(titles)) != len(titles):
-        raise ValueError(f'--titles: {len(pairs)} model(s) need as many different names, got {titles}.')
+    pairs = pair_up(args.config, args.checkpoint, args.compare)
+    titles = chosen_titles(pairs, args.titles)
     filters, files = parse_filters(args.filters), figure_files(args)
     models = {title: load_model(*pair, args.cfg_options, args.fit) for title, pair in zip(titles, pairs)}
     clips = {title: clips_of(title, config, args) for title, (config, _) in zip(titles, pairs)}

@@ -268,7 +268,8 @@ def draw_trajectories(parameters: Parameters, sizes: Dict[str, Sequence[int]],
         axes.plot(*trajectory.path[-1], 's', color=END, markersize=5, label='last slice')
         axes.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect='equal')  # y points down, as in an image
         axes.set_ylabel('down (px)')
-        axes.locator_params(nbins=5)
+        axes.locator_params(axis='x', nbins=3)
+        axes.locator_params(axis='y', nbins=5)
     figure.suptitle('What each filter follows, relative to the first slice of its kernel', fontsize=8)
     grid[0, 1].set_title('rotation')
     grid[0, 2].set_title('path (pixels of the kernel)')

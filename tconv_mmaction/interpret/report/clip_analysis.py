@@ -24,7 +24,7 @@ from ..pictures.rendering import heat, overlay
 from ..saliency import most_active_channels, saliency, strongest_frame
 from ..temporal_mask import find_temporal_mask
 from ..temporal_parameters import kernel_sizes, temporal_parameters
-from ..trajectories import Parameters, Trajectory, filter_trajectory
+from ..trajectories import Parameters, Trajectory, filter_trajectory, moving_filters
 
 LONGEST_SIDE = 224  # pixels
 JPEG_QUALITY = 80
@@ -111,19 +111,23 @@ class _PositiveParts(nn.Module):
         return layer_output(self.model, self.score_fn, self.layer, clip).relu().mean((2, 3, 4))
 
 
-def _channels(model: nn.Module, clip: Clip, pictures: np.ndarray, layer: str, count: int,
-              known: Parameters) -> List[ChannelReport]:
+def _channels(model: nn.Module, clip: Clip, pictures: np.ndarray, layer: str, count: int, known: Parameters,
+              moving_first: bool) -> List[ChannelReport]:
     parameters = known.get(layer)
     if parameters is None or not parameters['scale'].numel():
         raise ValueError(f'{layer!r} is no 3T layer with kT > 1 of this model; these are the first and the last: '
                          f'{default_channel_layers(model, known)}.')
     size = kernel_sizes(model, is_fitted(parameters))[layer]
-    active = most_active_channels(model, clip.inputs, layer, count)
-    channels = active.channels[0].tolist()
+    active = most_active_channels(model, clip.inputs, layer, parameters['scale'].shape[1] if moving_first else count)
+    order = list(range(active.channels.shape[1]))
+    if moving_first:
+        moves = moving_filters(parameters, size)[active.channels[0].cpu()].tolist()
+        order.sort(key=lambda place: not moves[place])  # stable: the most active of each kind first
+    channels = active.channels[0][order[:count]].tolist()
     parts = _PositiveParts(model, layer)
     maps = torch.cat([saliency(parts, clip.inputs, channel) for channel in channels])  # channels, T, H, W
     found = []
-    for channel, activation, map_, frame in zip(channels, active.activations[0].tolist(), maps.cpu(),
+    for channel, activation, map_, frame in zip(channels, active.activations[0][order[:count]].tolist(), maps.cpu(),
                                                 strongest_frame(maps).tolist()):
         image = downscaled(heat(map_[frame:frame + 1].numpy()))[0]
         shown = to_show(parameters)[channel] and steps_to_show(parameters) > 0
@@ -135,8 +139,8 @@ def _channels(model: nn.Module, clip: Clip, pictures: np.ndarray, layer: str, co
 
 def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] = 'prediction',
                  layer: Optional[str] = None, channel_layers: Optional[Sequence[str]] = None, channels: int = 4,
-                 iterations: int = 300, threshold: float = 0.1, parameters: Optional[Parameters] = None
-                 ) -> ClipAnalysis:
+                 iterations: int = 300, threshold: float = 0.1, parameters: Optional[Parameters] = None,
+                 moving_first: bool = False) -> ClipAnalysis:
     """Scores, Grad-CAM, temporal mask and, for 3T networks, the most active channels of one clip.
 
     Args:
@@ -151,6 +155,7 @@ def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] =
         threshold: from which value a frame is in the mask.
         parameters: by default ``temporal_parameters(model)``; with ``fit=True`` for networks of plain 3D convolutions,
             whose layers then count as 3T layers.
+        moving_first: of the channels, those that move by more than ``trajectories.LEAST`` before the others.
 
     Raises:
         ValueError: if a method cannot work on the clip (one frame, a class that is not there, ...), or a layer of
@@ -173,8 +178,8 @@ def analyse_clip(model: nn.Module, clip: Clip, target: Union[int, str, Tensor] =
     found = find_temporal_mask(score_fn, clip.inputs, index, iterations=iterations, threshold=threshold)
     known = temporal_parameters(model, clip_shape=clip.inputs.shape[1:]) if parameters is None else parameters
     layers = default_channel_layers(model, known) if channel_layers is None else channel_layers
-    active = [entry for name in layers for entry in _channels(model, clip, pictures, name, channels, known)] \
-        if channels else []
+    active = [entry for name in layers if channels
+              for entry in _channels(model, clip, pictures, name, channels, known, moving_first)]
     return ClipAnalysis(
         frames=[data_uri(image) for image in pictures], painted=[data_uri(image) for image in overlay(pictures, shown)],
         size=pictures.shape[1:3], scores=scores[0].cpu().numpy(), target=index, label=clip.label, layer=layer,
