@@ -181,7 +181,7 @@ def test_the_walk_through(project):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 def test_the_tutorial(project):
     """Every command of the page in a real shell, in its order; only the network, the clips and the epochs are small."""
     make_videos(project.folder / 'data/my_videos', ['point', 'wave'])

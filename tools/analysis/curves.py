@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 import tconv_mmaction  # noqa: F401
 from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
@@ -37,11 +38,13 @@ def draw(runs, keys) -> Figure:
             if several:
                 spread = mean_and_spread(runs, key, label)
                 axes.plot(spread.index, spread['mean'], color=color, linewidth=2,
+                          marker='_' if len(spread) == 1 else None, markersize=18, markeredgewidth=2,
                           label=f'{label} (mean of {spread.runs.max() if len(spread) else 0})')
                 axes.fill_between(spread.index, spread['mean'] - spread['std'], spread['mean'] + spread['std'],
                                   color=color, alpha=0.18, linewidth=0)
         axes.set(xlabel=chosen.unit.iloc[0], title=key)
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True, min_n_ticks=1))  # no half epochs
         axes.legend(fontsize=8)
     for axes in panels[len(keys):]:
         axes.remove()
