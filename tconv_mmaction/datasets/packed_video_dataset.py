@@ -23,6 +23,8 @@ SHOWN = 5
 def packed_pipeline(pipeline: List[Union[dict, Callable]]) -> List[Union[dict, Callable]]:
     """The pipeline without the step that opens the video, and with ``PackedDecode`` for the one that decodes it.
 
+    A ``Resize`` right behind that becomes ``PackedResize``, which copies no frames that have the size already.
+
     Raises:
         ValueError: if it has no step that decodes, or one that needs the video itself.
     """
@@ -33,7 +35,9 @@ def packed_pipeline(pipeline: List[Union[dict, Callable]]) -> List[Union[dict, C
             raise ValueError('PackedVideoDataset: PyAVDecodeMotionVector reads motion vectors from the video file, and '
                              'packed videos have none. Use VideoDataset.')
         if kind not in OPENERS:
-            made.append(dict(type='PackedDecode') if kind in DECODERS else step)
+            behind = bool(made) and isinstance(made[-1], dict) and made[-1].get('type') == 'PackedDecode'
+            made.append(dict(type='PackedDecode') if kind in DECODERS else
+                        dict(step, type='PackedResize') if kind == 'Resize' and behind else step)
     if not any((step.get('type') if isinstance(step, dict) else type(step).__name__) == 'PackedDecode'
                for step in made):
         raise ValueError(f'PackedVideoDataset: nothing in the pipeline gives frames. It needs one of {DECODERS}, which '
@@ -45,7 +49,7 @@ def packed_pipeline(pipeline: List[Union[dict, Callable]]) -> List[Union[dict, C
 class PackedVideoDataset(VideoDataset):
     """mmaction2's ``VideoDataset`` on a pack, a folder of decoded videos that are mapped into memory.
 
-    Frames are at the size of the pack already; a ``Resize`` to that size, left in the pipeline, copies them. Every
+    Frames are at the size of the pack already; a ``Resize`` to that size, left in the pipeline, changes nothing. Every
     transform that samples frames works as on videos: ``total_frames`` is the number of frames that were decoded, and
     ``avg_fps`` the mean rate of the video. ``start_index`` is 0.
 
@@ -108,7 +112,8 @@ class PackedVideoDataset(VideoDataset):
 
     def _tell_enlarged(self) -> None:
         """Say so where the first Resize of the pipeline asks for more pixels than were kept."""
-        resize = next((step for step in self._steps if isinstance(step, dict) and step.get('type') == 'Resize'), {})
+        resize = next((step for step in self._steps
+                       if isinstance(step, dict) and step.get('type') in ('Resize', 'PackedResize')), {})
         scale, settings = resize.get('scale'), self.pack.settings
         kept = min(settings.size) if settings.size else settings.short_side
         if kept is None or not isinstance(scale, (list, tuple)):

@@ -8,24 +8,27 @@ takes longer than reading them from a pack, and copied to the GPU by itself; sta
 and understood by the ``ActionDataPreprocessor`` of this package.
 
 A clip that a pipeline has brought into the order of channels, frames, rows and columns is a view of frames with their
-channels side by side. The batch keeps that order in memory, which is a plain copy, and is written by a worker into the
-memory that it shares. The numbers are put in order on the model's device, where the preprocessor stacks them anyway.
+channels side by side. The batch keeps that order in memory, which is a plain copy. The numbers are put in order on the
+model's device, where the preprocessor stacks them anyway. A worker hands the batch over as hand_over.py has it.
 """
 from typing import Any, List
 
+import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import FUNCTIONS
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import get_worker_info
+
+from .hand_over import HandedOver, memory_order
 
 
 def _stack(clips: List[Tensor]) -> Tensor:
     """``torch.stack(clips)``, in the order in which the clips lie in memory if that is the same for all."""
     strides = {clip.stride() for clip in clips}
-    order = sorted(range(clips[0].dim()), key=lambda axis: -clips[0].stride(axis))
+    order = memory_order(clips[0])
     if len(strides) > 1 or not clips[0].permute(order).is_contiguous():
         order = list(range(clips[0].dim()))
-    batch = default_collate([clip.permute(order) for clip in clips])  # in a worker: into shared memory
+    batch = torch.stack([clip.permute(order) for clip in clips])
     return batch.permute(0, *(1 + order.index(axis) for axis in range(len(order))))
 
 
@@ -44,4 +47,4 @@ def stacked_collate(samples: List[dict]) -> Any:
     if isinstance(clips, list) and clips and all(isinstance(clip, Tensor) for clip in clips) \
             and len({(clip.shape, clip.dtype) for clip in clips}) == 1:
         batch['inputs'] = _stack(clips)
-    return batch
+    return HandedOver(batch) if type(batch) is dict and get_worker_info() is not None else batch

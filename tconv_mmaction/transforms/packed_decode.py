@@ -1,5 +1,8 @@
 """The decode step of a pipeline on packed videos: frames come out of a mapped file, nothing is decoded."""
+from typing import List
+
 import numpy as np
+from mmaction.datasets.transforms import Resize
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
@@ -36,3 +39,18 @@ class PackedDecode(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
+class PackedResize(Resize):
+    """mmaction2's ``Resize`` right behind ``PackedDecode``: frames that have the size already stay as they are.
+
+    ``Resize`` copies those, to the same pixels. :class:`~tconv_mmaction.datasets.PackedVideoDataset` puts this in its
+    place by itself; arguments, keys and results are those of ``Resize``. Elsewhere in a pipeline ``Resize`` is right:
+    its copies belong to nobody else, and transforms that follow may work in place.
+    """
+
+    def _resize_imgs(self, imgs: List[np.ndarray], new_w: int, new_h: int) -> List[np.ndarray]:
+        if all(img.shape[:2] == (new_h, new_w) for img in imgs):
+            return imgs
+        return super()._resize_imgs(imgs, new_w, new_h)

@@ -171,6 +171,19 @@ def test_mistakes(packed, change, error, message):
         DATASETS.build({**settings, **change})
 
 
+def test_only_the_resize_behind_the_decoding_keeps_frames():
+    from tconv_mmaction.datasets.packed_video_dataset import packed_pipeline
+    resize = dict(type='Resize', scale=(4, 4), keep_ratio=False)
+    steps = packed_pipeline([dict(type='DecordInit'), dict(type='DecordDecode'), resize, resize])
+    assert steps == [dict(type='PackedDecode'), dict(resize, type='PackedResize'), resize]
+    from mmaction.registry import TRANSFORMS
+    step = TRANSFORMS.build(steps[1])
+    frames = [np.full((4, 4, 3), i, np.uint8) for i in range(2)]
+    assert all(a is b for a, b in zip(step(dict(imgs=frames, img_shape=(4, 4)))['imgs'], frames))
+    given = step(dict(imgs=[np.zeros((8, 4, 3), np.uint8)], img_shape=(8, 4)))
+    assert given['imgs'][0].shape == (4, 4, 3) and given['img_shape'] == (4, 4)
+
+
 def test_packed_decode_alone():
     from tconv_mmaction.transforms import PackedDecode
     with pytest.raises(KeyError, match='PackedVideoDataset gives'):
