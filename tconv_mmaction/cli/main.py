@@ -34,6 +34,7 @@ SCRIPTS = {
     'field': 'analysis/receptive_field.py', 'kernels': 'analysis/kernel_slices.py',
     'strips': 'analysis/film_strips.py', 'saliency': 'analysis/saliency.py',
     'channels': 'analysis/class_channels.py', 'compare': 'analysis/compare_models.py',
+    'explanations': 'analysis/explanation_quality.py',
     'augmentations': 'analysis/show_augmentations.py',
     'paper-tables': 'analysis/paper_tables.py', 'class-folders': 'data/class_folders.py',
     'check-videos': 'data/check_videos.py', 'class-weights': 'data/class_weights.py',

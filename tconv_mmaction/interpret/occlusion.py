@@ -36,7 +36,7 @@ def _slide(model: nn.Module, clip: Tensor, target, perturbation: str, mask: Tens
             return mask
         return method(perturbed_score).attribute(
             mask, tuple(window), tuple(stride), baselines=1, target=index, perturbations_per_eval=max(
-                1, chunk_size // len(clip)), additional_forward_args=(clip, how.prepare(clip))).detach()
+                1, chunk_size // len(clip)), additional_forward_args=(clip, how.prepare(clip))).detach().to(clip)
 
 
 def temporal_occlusion(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, List[int]] = 'prediction',

@@ -5,8 +5,8 @@ are randomised, then those of the one before as well, down to the first, and aft
 that of the trained network. A map that is still the same when nothing learnt is left shows edges of the clip, or the
 middle, and nothing of the network: such a method is named.
 
-Randomised is: the numbers of each parameter and of each running statistic change places at random. So a layer keeps its
-scale, and the network neither saturates nor goes silent.
+Randomised is: the numbers of each parameter and of each running statistic change places at random, so that a layer
+keeps its scale. A network may go silent all the same; then its maps are constant, and there is no similarity.
 """
 import copy
 from typing import Dict, List, NamedTuple, Optional, Sequence, Union
@@ -114,8 +114,8 @@ def randomization_check(model: nn.Module, clip: Tensor, methods: Optional[Sequen
         layer: for the methods that look at one.
         stages: the layers are randomised in so many groups of about the same number, from the top; at most one a layer.
         seed: of the randomisation.
-        threshold: a method is named if, when all layers are randomised, the mean of ``rank`` or of ``rank_abs`` over
-            the clips is at least this.
+        threshold: a method is named if, when all layers are randomised, the mean of ``rank`` over the clips is at least
+            this. (``rank_abs`` is high for any method that is 0 where the clip is black.)
         settings: method -> its settings.
 
     Raises:
@@ -167,8 +167,8 @@ def randomization_check(model: nn.Module, clip: Tensor, methods: Optional[Sequen
             measures['ssim'][name].append([ssim(abs(a), abs(b)) for a, b in pairs])
     arrays = {measure: {name: np.array(rows) for name, rows in of.items()} for measure, of in measures.items()}
 
-    def similarity(name: str) -> float:
-        last = [arrays[measure][name][-1] for measure in ('rank', 'rank_abs')]
-        return max((float(np.nanmean(row)) for row in last if np.isfinite(row).any()), default=float('nan'))
+    def same(name: str) -> bool:
+        last = arrays['rank'][name][-1]
+        return bool(np.isfinite(last).any() and np.nanmean(last) >= threshold)
 
-    return RandomizationCheck(groups, **arrays, unchanged=[name for name in methods if similarity(name) >= threshold])
+    return RandomizationCheck(groups, **arrays, unchanged=[name for name in methods if same(name)])

@@ -47,8 +47,8 @@ def saliency(model: nn.Module, clip: Tensor, target: Union[int, str, Tensor, Lis
 
 
 def strongest_frame(maps: Tensor) -> Tensor:
-    """(N,) the frame with the largest sum in maps (N, T, H, W): the one to show where there is room for one image."""
-    return maps.sum((2, 3)).argmax(1)
+    """(N,) the frame of maps (N, T, H, W) whose positive part has the largest sum: the one to show, of many."""
+    return maps.clamp(min=0).sum((2, 3)).argmax(1)
 
 
 class ActiveChannels(NamedTuple):

@@ -13,6 +13,7 @@ from tconv_mmaction.interpret import (
     saliency,
     strongest_frame,
 )
+from tconv_mmaction.interpret.maximize_activation import colour_axes, frequency_scale
 
 
 class Linear(nn.Module):
@@ -107,14 +108,54 @@ def test_maximum_of_a_linear_channel():
     """With -w.x + l2 * mean(x^2) the optimum is known: x = w / (2 l2) for every pixel (both terms are means)."""
     net = Linear().double()
     weight = net.conv.weight.detach().flatten(1)
-    for mode in ('frame', 'clip'):
+    for mode, how in (('frame', 'pixel'), ('clip', 'pixel'), ('frame', 'fourier'), ('clip', 'fourier')):
         best = maximize_activation(net, 'conv', [1, 3], (2, 3, 4, 4), mode, steps=800, lr=0.02, l2=0.5, tv=0.,
-                                   tv_time=0.)
+                                   tv_time=0., parametrization=how, scales=(1., 1.))  # a zoom weighs the middle more
         # l2 * mean over C*T*H*W of x^2 against mean over T*H*W of w.x: x = C w / (2 l2)
         expected = (2 * weight[[1, 3]] / (2 * 0.5))[..., None, None, None].expand(2, 2, 3, 4, 4)
         torch.testing.assert_close(best.clip, expected, rtol=0, atol=1e-3)
         torch.testing.assert_close(best.activation[-1], 2 * weight[[1, 3]].square().sum(1), rtol=1e-3, atol=1e-3)
+        # of a class, which is the channel's mean, the same
+        classes = maximize_activation(net, None, [1, 3], (2, 3, 4, 4), mode, steps=100, lr=0.02, parametrization=how)
+        channels = maximize_activation(net, 'conv', [1, 3], (2, 3, 4, 4), mode, steps=100, lr=0.02,
+                                       parametrization=how)
+        torch.testing.assert_close(classes.clip, channels.clip, rtol=0, atol=1e-3)
     assert best.activation.shape == (801, 2) and best.channels == (1, 3)
+
+
+def test_colours_and_pixels_stay_what_they_can_be():
+    net, colours = Linear().double(), torch.tensor([[0.8, 0.6], [0.6, 0.8]])
+    best = maximize_activation(net, 'conv', [0, 1], (2, 2, 6, 6), steps=60, lr=0.5, l2=0., tv=0.,
+                               value_range=(-1., 2.), scales=(1., 1.))
+    assert -1 <= best.clip.min() and best.clip.max() <= 2
+    sign = net.conv.weight.detach().flatten(1)[:2].sign()
+    assert ((best.clip.mean((2, 3, 4)) - 0.5) * sign > 0.5).all()  # well on its side of the middle
+    plain, turned = (maximize_activation(net, 'conv', 0, (2, 2, 4, 4), steps=0, colours=axes).clip
+                     for axes in (None, colours))
+    torch.testing.assert_close(turned[0, 1], 0.6 * plain[0, 0] + 0.8 * plain[0, 1])
+    grey = torch.rand(1, 1, 3, 4, 4, dtype=torch.float64).expand(-1, 3, -1, -1, -1)
+    torch.testing.assert_close(colour_axes(grey), torch.full((3, 3), 3**-0.5, dtype=torch.float64))
+
+
+def test_fourier_coefficients_are_weighed_by_their_frequency():
+    scale = frequency_scale((1, 8, 6))
+    assert scale.shape == (1, 8, 6) and scale[0, 0, 0] == scale[0, 1, 0] == 8  # the constant as the lowest there is
+    assert scale[0, 2, 0] == pytest.approx(4) and scale[0, 3, 1] == pytest.approx(((3 / 8)**2 + (1 / 6)**2)**-0.5)
+    net = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU())
+    start = maximize_activation(net, '0', [0, 1], (1, 4, 16, 16), steps=0, init_std=0.3).clip
+    assert start.square().mean().sqrt() == pytest.approx(0.3, rel=0.3)  # one draw, of few strong coefficients
+
+    def fine(clip):  # share of the energy in the upper half of the frequencies
+        energy = torch.fft.fft2(clip - clip.mean()).abs().square()
+        return float(energy[..., 4:13, 4:13].sum() / energy.sum())
+
+    # a layer that answers to one pixel's grain as to a shape: the pixels take the grain, the coefficients do not
+    settings = dict(shape=(1, 4, 16, 16), steps=40, l2=0., tv=0., tv_time=0.)
+    nn.init.normal_(net[0].weight)
+    found = {how: fine(maximize_activation(net, '1', [0, 1], parametrization=how, scales=scales, jitter=jitter,
+                                           **settings).clip)
+             for how, scales, jitter in (('pixel', (1., 1.), 0), ('fourier', (0.9, 1.1), 4))}
+    assert found['fourier'] < 0.5 * found['pixel']
 
 
 def test_a_frame_is_stacked_and_the_regularisers_do_what_they_say():
@@ -145,6 +186,10 @@ def test_mistakes_are_named():
         maximize_activation(net, 'conv', 4, (2, 1, 4, 4), steps=1)
     with pytest.raises(ValueError, match="'frame', 'clip'"):
         maximize_activation(net, 'conv', 1, mode='video')
+    with pytest.raises(ValueError, match="'fourier', 'pixel'"):
+        maximize_activation(net, 'conv', 1, parametrization='wavelet')
+    with pytest.raises(ValueError, match='0 < smallest <= largest'):
+        maximize_activation(net, 'conv', 1, scales=(1.1, 0.9))
     with pytest.raises(ValueError, match=r'shape must be \(C, T, H, W\)'):
         maximize_activation(net, 'conv', 1, (3, 4, 4))
     with pytest.raises(KeyError, match='Close to it: conv'):

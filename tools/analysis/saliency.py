@@ -20,17 +20,22 @@ from tconv_mmaction.cli.figure_options import figure_files
 from tconv_mmaction.interpret import (
     RecognizerScores,
     channel_saliency,
+    integrated_gradients,
     kernel_sizes,
     maximize_activation,
     most_active_channels,
     saliency,
+    smooth_grad,
     strongest_frame,
     temporal_parameters,
 )
 from tconv_mmaction.interpret.access.modules import choose_target, frozen
+from tconv_mmaction.interpret.maximize_activation import colour_axes
 from tconv_mmaction.interpret.pictures.rendering import beside, heat, strip, write_clip, write_image
 from tconv_mmaction.interpret.trajectories import filter_trajectory
 from tconv_mmaction.utils import atomic_open, atomic_write_text
+
+METHODS = {'integrated_gradients': integrated_gradients, 'smooth_grad': smooth_grad, 'saliency': saliency}
 
 
 def displayed(image: torch.Tensor) -> np.ndarray:
@@ -72,6 +77,7 @@ def draw_channels(clip, layer, channels, maps, maximal, trajectories) -> Figure:
 def analyse(args) -> int:
     model, loop, names = clip_tool.open_loop(args)
     score_fn = RecognizerScores(model, 'logits')
+    method = METHODS[args.method]
     parameters = temporal_parameters(model).get(args.layer)
     has_motion = parameters is not None and len(parameters['scale']) > 0
     figures, rows = figure_files(args), []
@@ -79,16 +85,17 @@ def analyse(args) -> int:
     def work(name, clip):
         with frozen(model), torch.no_grad():
             target = int(choose_target(score_fn(clip.inputs), loop.target_of(clip))[0])
-        numbers = dict(saliency=saliency(model, clip.inputs, target)[0].cpu().numpy(), target=target)
+        numbers = dict(saliency=method(model, clip.inputs, target)[0].cpu().numpy(), target=target)
         shown = heat(numbers['saliency'])
         write_image(args.out / f'{name}.png', strip([clip.frames, shown]))
         write_clip(args.out / f'{name}.{args.film}', beside([clip.frames, shown]), args.fps)
         if args.layer is not None:
             active = most_active_channels(model, clip.inputs, args.layer, args.channels)
             channels = active.channels[0].tolist()
-            maps = channel_saliency(model, clip.inputs, args.layer, channels)
-            best = maximize_activation(model, args.layer, channels, clip.inputs.shape[1:],
-                                       'frame' if has_motion else 'clip', steps=args.steps)
+            maps = channel_saliency(model, clip.inputs, args.layer, channels, method)
+            best = maximize_activation(
+                model, args.layer, channels, clip.inputs.shape[1:], 'frame' if has_motion else 'clip', steps=args.steps,
+                value_range=(float(clip.inputs.min()), float(clip.inputs.max())), colours=colour_axes(clip.inputs))
             trajectories = [filter_trajectory(parameters, channel, kernel_sizes(model)[args.layer])
                             for channel in channels] if has_motion else []
             figures.save(draw_channels(clip, args.layer, channels, maps, best.clip, trajectories),
@@ -118,6 +125,8 @@ def main(argv=None) -> int:
     parser.add_argument('--layer', help='dotted name of a layer whose channels to look at')
     parser.add_argument('--channels', type=int, default=5, help='how many of its channels (default 5)')
     parser.add_argument('--steps', type=int, default=256, help='of the activation maximisation (default 256)')
+    parser.add_argument('--method', choices=list(METHODS), default='integrated_gradients',
+                        help='how the pixels are found (default integrated_gradients)')
     return clip_tool.run(analyse, parser, argv)
 
 

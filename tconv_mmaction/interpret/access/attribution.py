@@ -21,8 +21,8 @@ def captum_method(name: str) -> Callable:
         import captum.attr
         return getattr(captum.attr, name)
     except ImportError as error:
-        raise ImportError("saliency needs captum, which is not installed: pip install captum (or this package's extra "
-                          "'viz').") from error
+        raise ImportError("this method needs captum, which is not installed: pip install captum (or this package's "
+                          "extra 'viz').") from error
 
 
 def mean_positive(output: Tensor) -> Tensor:

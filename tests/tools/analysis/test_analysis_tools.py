@@ -270,7 +270,7 @@ def test_labels_names_and_samples(project, tool, tmp_path, capsys):
 
 def test_saliency(project, tool, tmp_path):
     assert tool('saliency', project / 'three.py', project / 'three.pth', project / 'a.mp4', '--out', tmp_path,
-                '--layer', 'backbone.conv2', '--channels', 2, '--steps', 4, '--target', 1) == 0
+                '--layer', 'backbone.conv2', '--channels', 2, '--steps', 4, '--target', 1, '--method', 'saliency') == 0
     model = load_recognizer(str(project / 'three.py'), str(project / 'three.pth'))
     clip = ClipReader(model).video(str(project / 'a.mp4'))
     stored = np.load(tmp_path / 'a.npz')
