@@ -9,9 +9,9 @@ A test video of Video-MNIST is left as it is in frames 5-9 and changed in the ot
     moves     they show the digit of frame 5 or 9, standing still: all there is of the motion is in frames 5-9
 
 A clip counts if the network needs the event: its softmax score for the class is at least 0.5 higher than without it
-(all black; or the digit of frame 5 standing still all along). So frames 5-9 are the right answer. Every method ranks the
-30 frames; measured are the share of its first five that are right and the ROC area of the ranking, deletion and insertion
-(grey for *appears*, freeze for *moves*), and how similar its maps stay when the network is randomised.
+(all black; or the digit of frame 5 standing still all along). So frames 5-9 are the right answer. Every method ranks
+the 30 frames; measured are the share of its first five that are right and the ROC area of the ranking, deletion and
+insertion (grey for *appears*, freeze for *moves*), and how similar its maps stay when the network is randomised.
 
 Writes results/clips.csv (a line per network, kind of clip, clip and method), results/randomization.csv,
 results/frames.npz (what each method says of each frame), results/figure.png and the tables of
@@ -74,7 +74,7 @@ def as_clips(videos: List[np.ndarray]) -> Tensor:
 
 @torch.no_grad()
 def needed(model: nn.Module, kind: str, count: int) -> Iterator[Tuple[int, int, Tensor]]:
-    """(number of the test video, class, clip) of at most so many clips whose event the network needs, class by class."""
+    """(number of the test video, class, clip) of at most so many clips whose event the network needs, by class."""
     data = VideoMNIST(pipeline=[], split='test')
     labels = [data.get_data_info(i)['label'] for i in range(len(data))]
     score_fn, scores = RecognizerScores(model), []
@@ -85,7 +85,7 @@ def needed(model: nn.Module, kind: str, count: int) -> Iterator[Tuple[int, int, 
     rows = (scores[0] - scores[1] >= 0.5).nonzero().flatten().tolist()
     print(f'{kind}: the network needs the event of {len(rows)} of {len(data)} clips', flush=True)
     by_class = [[i for i in rows if labels[i] == label] for label in range(10)]
-    turns = [of[turn] for turn in range(len(rows)) for of in by_class if turn < len(of)]  # one of each class, again, ...
+    turns = [of[turn] for turn in range(len(rows)) for of in by_class if turn < len(of)]  # a class each
     for i in turns[:count]:
         yield i, labels[i], as_clips([pairs[i][0]])
 
@@ -165,7 +165,8 @@ def tables() -> Dict[str, str]:
     cells = [[f'`{name}`', *(value for network in NETS for value in _check_cells(checks, network, name))]
              for name in METHODS if name in set(checks.method)]
     found['randomization'] = markdown_table(
-        ['method', *(f'{network}: {what}' for network in NETS for what in ('rank', 'of absolute values', 'SSIM'))], cells)
+        ['method', *(f'{network}: {what}' for network in NETS
+                      for what in ('rank', 'of absolute values', 'SSIM'))], cells)
     return found
 
 

@@ -65,7 +65,7 @@ def analyse(args) -> int:
 
     def work(name, clip):
         with frozen(model):
-            target = int(choose_target(score_fn(clip.inputs).detach(), clip_tool.target_of(args.target, clip))[0])
+            target = int(choose_target(score_fn(clip.inputs).detach(), loop.target_of(clip))[0])
         maps = method_maps(model, clip.inputs, chosen, target, args.layer, settings)
         curves = method_curves(model, clip.inputs, maps, target, perturbation=args.perturbation, unit=args.unit,
                                chunk_size=args.chunk_size)
