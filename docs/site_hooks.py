@@ -67,20 +67,25 @@ def on_page_markdown(markdown, *, page, **_):
 CODE = r'(^ *```.*?^ *```|`[^`\n]+`)'  # where a $ is a dollar
 
 
+def inline(formula):
+    """MathML within a line; Markdown takes a line that begins with <math> for a paragraph of its own."""
+    return f'<span>{convert(formula)}</span>'
+
+
 def with_mathml(markdown):
     """A page with its formulas as MathML; what stands in code is left alone."""
     parts = re.split(CODE, markdown, flags=re.S | re.M)
     for i in range(0, len(parts), 2):
         parts[i] = re.sub(r'^\$\$\s*(.+?)\s*\$\$$', lambda m: f'<div>{convert(m[1], display="block")}</div>', parts[i],
                           flags=re.S | re.M)
-        parts[i] = re.sub(r'(?<![\w$\\])\$(?! )([^$]+?)(?<! )\$(?![\w$])', lambda m: convert(m[1]), parts[i])
+        parts[i] = re.sub(r'(?<![\w$\\])\$(?! )([^$]+?)(?<! )\$(?![\w$])', lambda m: inline(m[1]), parts[i])
     return ''.join(parts)
 
 
 def to_markdown(text):
     """Sphinx' roles become code, formulas MathML; a ``*`` outside of code stays a times sign and no italics."""
     text = re.sub(r':(?:mod|class|func|meth|attr|data|ref):`[~.]*([^`]*)`', r'``\1``', text)
-    text = re.sub(r':math:`([^`]*)`', lambda m: convert(m[1]), text)
+    text = re.sub(r':math:`([^`]*)`', lambda m: inline(m[1]), text)
     text = re.sub(r'^( *)\.\. math:: *(.*?)(?=\n\s*\n|\Z)',
                   lambda m: f'{m[1]}<div>{convert(m[2], display="block")}</div>', text, flags=re.M | re.S)
     parts = re.split(r'(`{2,3}.*?`{2,3})', text, flags=re.S)
