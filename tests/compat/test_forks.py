@@ -112,6 +112,7 @@ print(json.dumps(dict(refused=refused, loads=loads, version=mmengine.__version__
 
 @guarded
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize('release', ['onedl-mmengine==0.10.12', 'mmengine==0.11.0rc3'])
 def test_hostile_files_in_ten_processes_with_the_release_itself(release, tmp_path):
     """All hostile files of the suite refused, and ten good loads, in each of ten processes."""
