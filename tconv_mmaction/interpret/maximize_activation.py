@@ -97,7 +97,7 @@ def maximize_activation(model: nn.Module, layer: Optional[Layer], channels: Unio
                         lr: float = 0.05, l2: float = 0.01, tv: float = 0.1, tv_time: float = 0.1, jitter: int = 4,
                         init_std: float = 0.1, seed: int = 0, parametrization: str = 'fourier',
                         scales: Tuple[float, float] = (0.9, 1.1), value_range: Optional[Tuple[float, float]] = None,
-                        colours: Optional[Tensor] = None) -> MaximizedActivation:
+                        colours: Optional[Tensor] = None, relative: bool = False) -> MaximizedActivation:
     """Inputs that maximise the mean activation of channels of a layer.
 
     Args:
@@ -117,6 +117,8 @@ def maximize_activation(model: nn.Module, layer: Optional[Layer], channels: Unio
         value_range: smallest and largest value of an input, by a sigmoid; by default only ``l2`` bounds it.
         colours: (C, C), what is optimised times this are the colours (:func:`colour_axes` of a clip); by default the
             colours themselves.
+        relative: the regularisers weigh as much as the activation is large, at each step: then the same weights do for
+            layers of any scale (``tv=2`` for the figures of ``tconv saliency``).
 
     Raises:
         KeyError: if there is no such layer; the message lists close names.
@@ -174,7 +176,8 @@ def maximize_activation(model: nn.Module, layer: Optional[Layer], channels: Unio
         for shift, zoom in zip(shifts, zooms):
             x = made()
             value = activation(_zoomed(x.roll(shift, (3, 4)), zoom))
-            loss = (_penalty(x, l2, tv, tv_time) - value).sum()
+            weight = value.detach().abs() if relative else 1.
+            loss = (weight * _penalty(x, l2, tv, tv_time) - value).sum()
             leaf.grad, = torch.autograd.grad(loss, leaf)
             optimizer.step()
             curve.append(value.detach())

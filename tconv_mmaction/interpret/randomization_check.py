@@ -5,8 +5,10 @@ are randomised, then those of the one before as well, down to the first, and aft
 that of the trained network. A map that is still the same when nothing learnt is left shows edges of the clip, or the
 middle, and nothing of the network: such a method is named.
 
-Randomised is: the numbers of each parameter and of each running statistic change places at random, so that a layer
-keeps its scale. A network may go silent all the same; then its maps are constant, and there is no similarity.
+Randomised is: the numbers of each parameter and of each running statistic change places at random, and those of the
+parameters their signs, so that a layer keeps its scale and its units are as often on as off. (Of weights that are
+negative in the mean, places alone would leave every ReLU off.) A network may go silent all the same; then its maps are
+constant, and there is no similarity.
 """
 import copy
 from typing import Dict, List, NamedTuple, Optional, Sequence, Union
@@ -92,12 +94,16 @@ def layers_from_the_top(model: nn.Module, clip: Tensor) -> List[str]:
 
 @torch.no_grad()
 def randomize(module: nn.Module, generator: torch.Generator) -> None:
-    """The numbers of each of the module's own parameters and floating point buffers change places."""
-    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    for tensor in tensors:
-        if tensor.is_floating_point() and tensor.numel() > 1:
-            order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
-            tensor.copy_(tensor.flatten()[order].view_as(tensor))
+    """The numbers of the module's own parameters and floating point buffers change places, of parameters also signs."""
+    parameters, buffers = list(module.parameters(recurse=False)), list(module.buffers(recurse=False))
+    for i, tensor in enumerate([*parameters, *buffers]):
+        if not tensor.is_floating_point():
+            continue
+        order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+        values = tensor.flatten()[order]
+        if i < len(parameters):  # a running variance stays positive
+            values = values * (2. * torch.randint(2, (tensor.numel(), ), generator=generator) - 1).to(tensor)
+        tensor.copy_(values.view_as(tensor))
 
 
 def randomization_check(model: nn.Module, clip: Tensor, methods: Optional[Sequence[str]] = None,

@@ -67,7 +67,7 @@ def test_a_map_below_the_randomised_layers_changes_through_its_gradient_only(net
     assert found.rank['grad_cam'][1, 0] == pytest.approx(spearman(*maps))
 
 
-def test_randomised_is_permuted(net):
+def test_randomised_are_places_and_signs(net):
     before = [p.clone() for p in net.second.parameters()]
     randomize(net.second[1], torch.Generator().manual_seed(0))
     assert torch.equal(before[0], net.second[0].weight)  # only the module's own
@@ -75,7 +75,10 @@ def test_randomised_is_permuted(net):
     weight = layer.weight.detach().clone()
     randomize(layer, torch.Generator().manual_seed(0))
     assert not torch.equal(weight, layer.weight)
-    assert torch.equal(weight.flatten().sort().values, layer.weight.detach().flatten().sort().values)
+    found = layer.weight.detach()
+    assert torch.equal(weight.abs().flatten().sort().values, found.abs().flatten().sort().values)
+    assert 10 < (found > 0).sum() < found.numel() - 10
+    assert (net.second[1].running_var > 0).all()
     assert layers_from_the_top(net, torch.randn(1, 1, 4, 6, 6)) == ['head', 'second.1', 'second.0', 'first']
 
 

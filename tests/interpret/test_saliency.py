@@ -158,6 +158,20 @@ def test_fourier_coefficients_are_weighed_by_their_frequency():
     assert found['fourier'] < 0.5 * found['pixel']
 
 
+def test_relative_regularisers_do_the_same_for_layers_of_any_scale():
+    net, large = (nn.Sequential(nn.Conv3d(1, 2, 3, bias=False), nn.Tanh()) for _ in range(2))
+    large[0].load_state_dict(net[0].state_dict())
+    large.append(nn.AdaptiveAvgPool3d(2))
+    net.append(nn.AdaptiveAvgPool3d(2))
+    large[1].register_forward_hook(lambda module, inputs, output: 1000 * output)
+    settings = dict(shape=(1, 4, 8, 8), steps=12, tv=2., value_range=(0., 1.))
+    plain, scaled = (maximize_activation(model, '2', [0, 1], relative=True, **settings) for model in (net, large))
+    torch.testing.assert_close(scaled.clip, plain.clip, rtol=0, atol=1e-2)
+    torch.testing.assert_close(scaled.activation, 1000 * plain.activation, rtol=0.02, atol=2)
+    other = maximize_activation(large, '2', [0, 1], **settings)
+    assert (other.clip - plain.clip).abs().max() > 0.05
+
+
 def test_a_frame_is_stacked_and_the_regularisers_do_what_they_say():
     net = nn.Sequential(nn.Conv3d(3, 4, 3), nn.ReLU())
     settings = dict(shape=(3, 6, 10, 10), steps=30, lr=0.1)

@@ -50,7 +50,7 @@ def draw_channels(clip, layer, channels, maps, maximal, trajectories) -> Figure:
     figure = Figure(figsize=(2.1 * columns, 2.1 * len(channels)), layout='constrained')
     for row, (axes, channel) in enumerate(zip(figure.subplots(len(channels), columns, squeeze=False), channels)):
         frame = int(strongest_frame(maps[row:row + 1])[0])
-        pictures = (clip.frames[frame], maps[row, frame].cpu().numpy(),
+        pictures = (clip.frames[frame], maps[row, frame].clamp(min=0).cpu().numpy(),
                     displayed(maximal[row, :, maximal.size(2) // 2]))
         titles = (f'channel {channel}: frame {frame}', 'saliency', 'maximises')
         for axis, picture, title in zip(axes, pictures, titles):
@@ -95,7 +95,8 @@ def analyse(args) -> int:
             maps = channel_saliency(model, clip.inputs, args.layer, channels, method)
             best = maximize_activation(
                 model, args.layer, channels, clip.inputs.shape[1:], 'frame' if has_motion else 'clip', steps=args.steps,
-                value_range=(float(clip.inputs.min()), float(clip.inputs.max())), colours=colour_axes(clip.inputs))
+                value_range=(float(clip.inputs.min()), float(clip.inputs.max())), colours=colour_axes(clip.inputs),
+                relative=True, tv=2.)
             trajectories = [filter_trajectory(parameters, channel, kernel_sizes(model)[args.layer])
                             for channel in channels] if has_motion else []
             figures.save(draw_channels(clip, args.layer, channels, maps, best.clip, trajectories),
