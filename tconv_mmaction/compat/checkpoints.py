@@ -47,7 +47,7 @@ _CODES = re.compile(r'[biufc](1|2|4|8|16|32)|[SU][1-9][0-9]{0,8}')
 
 
 # first parts of names that are no user's; pickle writes modules of the standard library under Python 2's names too
-_NO_USERS = {'torch', 'numpy', *getattr(sys, 'stdlib_module_names', sys.builtin_module_names),
+_NO_USERS = {'torch', 'numpy', 'mmengine', *getattr(sys, 'stdlib_module_names', sys.builtin_module_names),
              *(name.partition('.')[0] for name in _compat_pickle.IMPORT_MAPPING)}
 
 
@@ -228,8 +228,8 @@ def explained(filename: Any) -> Iterator[None]:
 def statistics_methods(filename: Any) -> List[str]:
     """The functions that the HistoryBuffers of a checkpoint name as statistics, ``module.name`` each; runs nothing.
 
-    Empty for a file that is no zip archive of torch.save, or that cannot be read. What Python, PyTorch and numpy bring
-    is no function of a user's and is left out: nobody is to be told how to allow ``os.system``.
+    Empty for a file that is no zip archive of torch.save, or that cannot be read. What Python, PyTorch, numpy and
+    mmengine bring is no function of a user's and is left out: nobody is to be told how to allow ``os.system``.
     """
     try:
         with zipfile.ZipFile(filename) as archive:

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import mmcv
@@ -177,6 +178,16 @@ def test_a_stranger_does_not_pass_for_a_statistics_function(tmp_path):
     assert checkpoints.statistics_methods(tmp_path / 'none.pth') == []
     (tmp_path / 'page.pth').write_text('<html>')
     assert checkpoints.statistics_methods(tmp_path / 'page.pth') == []
+
+
+def test_what_python_313_writes_for_the_methods_of_a_buffer_is_no_function_of_a_users(tmp_path):
+    """It names the class anew for every method, where earlier ones refer to its first mention."""
+    key = b'statistics_methods'
+    operations = (b'\x80\x02X' + len(key).to_bytes(4, 'little') + key
+                  + b'cmmengine.logging.history_buffer\nHistoryBuffer\n' + b'cmine.tools\nspread\ns.')
+    with zipfile.ZipFile(tmp_path / 'own.pth', 'w') as archive:
+        archive.writestr('own/data.pkl', operations)
+    assert checkpoints.statistics_methods(tmp_path / 'own.pth') == ['mine.tools.spread']
 
 
 # ---- names ----
