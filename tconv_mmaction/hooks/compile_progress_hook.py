@@ -37,6 +37,7 @@ class CompileProgressHook(Hook):
             raise ValueError(f'CompileProgressHook: interval must be a positive number of seconds, got {interval!r}.')
         self.interval = interval
         self._ended: Optional[threading.Event] = None
+        self._speaking = threading.Lock()
         self._started = 0.
         self._done = False
 
@@ -53,7 +54,10 @@ class CompileProgressHook(Hook):
 
         def speak() -> None:
             while not ended.wait(self.interval):
-                runner.logger.info(f'torch.compile is still at work, after {time.monotonic() - self._started:.0f} s.')
+                with self._speaking:  # so that it says nothing behind the last line
+                    if not ended.is_set():
+                        seconds = time.monotonic() - self._started
+                        runner.logger.info(f'torch.compile is still at work, after {seconds:.0f} s.')
 
         threading.Thread(target=speak, name='compile_progress', daemon=True).start()
 
@@ -71,5 +75,6 @@ class CompileProgressHook(Hook):
 
     def _stop(self) -> None:
         if self._ended is not None:
-            self._ended.set()
+            with self._speaking:
+                self._ended.set()
             self._ended = None

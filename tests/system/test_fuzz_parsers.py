@@ -30,6 +30,7 @@ from tconv_mmaction.datasets.digit_images import read_idx
 from tconv_mmaction.heads.class_weighted_loss import balanced_class_weights
 from tconv_mmaction.interpret import load_parameters, save_parameters
 from tconv_mmaction.interpret.access.clips import class_names
+from tconv_mmaction.interpret.access.targets import read_target
 from tconv_mmaction.layers import Conv3T
 
 NAMED = (ValueError, TypeError, OSError)
@@ -279,9 +280,10 @@ def clip_tool():
 @example('-', 1)
 def test_target_and_file_names(clip_tool, text, label):
     try:
-        target = clip_tool.target_of(text, SimpleNamespace(label=label))
+        target = clip_tool.target_of(read_target(text, [f'class {i}' for i in range(10)]),
+                                     SimpleNamespace(classes=() if label is None else (label, )))
     except ValueError as error:
-        assert "'prediction'" in str(error)
+        assert 'class' in str(error)
     else:
         assert target == 'prediction' or type(target) is int
     taken = set()

@@ -165,7 +165,8 @@ TOOLS = {
                                             'OUT'),
     **{f'tools/analysis/{name}.py': call(f'tools/analysis/{name}.py', 'CONFIG', 'FILE', '--out', 'OUT', '--device',
                                          'cpu', '--dataset', 'test')
-       for name in ('class_channels', 'grad_cam', 'report', 'saliency', 'temporal_masks')},
+       for name in ('class_channels', 'film_strips', 'grad_cam', 'report', 'saliency', 'temporal_masks')},
+    'tools/analysis/kernel_slices.py': call('tools/analysis/kernel_slices.py', 'CONFIG', 'FILE', '--out', 'OUT'),
 }
 WAYS = {**LIBRARY, **TOOLS}
 # read no checkpoint of a user: they take none, or make their own
@@ -418,7 +419,8 @@ def test_hostile_names_stay_in_their_cell_of_a_markdown_table():
     measures = {name: dict(models=[dict(mean=1., std=0., count=2)] * 2, welch=dict(note='same'),
                            welch_clips=dict(note='same')) for name in MEASURES}
     scores = dict(classes={'0': .5, '1': .5}, mean=.5)
-    comparison = dict(f1=[scores, scores], accuracy=[.5, .5], clips=2, measures=measures)
+    comparison = dict(f1=[scores, scores], accuracy=[.5, .5], clips=2, silent=[0, 1], maps=[4, 8],
+                      measures=measures)
     evil = tables(comparison, ['<script>x</script>', 'a|b\nc'], ['"><img src=x>', '|' + 20 * '-'])
     plain = tables(comparison, ['one', 'two'], ['three', 'four'])
     assert len(evil.splitlines()) == len(plain.splitlines()) and '<' not in evil

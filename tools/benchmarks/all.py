@@ -25,7 +25,7 @@ SCRIPTS: Dict[str, List[str]] = {
     'conv3t': [], 'evaluation_paths': [], 'inner_paths': [], 'multi_branch': ['--rounds', '5'],
     'conv_lstm': ['--rounds', '5'], 'models': ['--rounds', '5'], 'masks': ['--iterations', '60'], 'transforms': [],
     'fit': [], 'growth': [], 'recipes': ['--rounds', '5'], 'allocator': [], 'packed': ['--rounds', '5'],
-    'decoders': ['--rounds', '5'],
+    'decoders': ['--rounds', '5'], 'under_load': ['--rounds', '7'],
 }
 # and with --quick: bfloat16 takes long on a CPU that has no instructions for it, decoding is in 'transforms'
 QUICK: Dict[str, List[str]] = {
