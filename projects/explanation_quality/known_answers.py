@@ -6,7 +6,7 @@
 A test video of Video-MNIST is left as it is in frames 5-9 and changed in the other 25, in one of two ways:
 
     appears   they are black: all there is to see of the class is in frames 5-9
-    moves     they show the digit of frame 5 or 9, standing still: all there is of the motion is in frames 5-9
+    moves     they show the digit of frame 5, standing still before and after: all that moves does so in frames 5-9
 
 A clip counts if the network needs the event: its softmax score for the class is at least 0.5 higher than without it
 (all black; or the digit of frame 5 standing still all along). So frames 5-9 are the right answer. Every method ranks
@@ -14,8 +14,8 @@ the 30 frames; measured are the share of its first five that are right and the R
 insertion (grey for *appears*, freeze for *moves*), and how similar its maps stay when the network is randomised.
 
 Writes results/clips.csv (a line per network, kind of clip, clip and method), results/randomization.csv,
-results/frames.npz (what each method says of each frame), results/figure.png and the tables of
-docs/explanation_quality.md. What is in the csv files already is not measured again; --table-only measures nothing.
+results/frames.npz (what each method says of each frame), and figure and tables of docs/explanation_quality.md. What is
+in the csv files already is not measured again; --table-only measures nothing.
 """
 import argparse
 import re
@@ -38,13 +38,14 @@ from tconv_mmaction.interpret.deletion_insertion import ranked
 from tconv_mmaction.interpret.explanation_scores import mean_interval
 from tconv_mmaction.interpret.methods import seeds_of
 from tconv_mmaction.interpret.pictures.explanations import draw_frame_importance
-from tconv_mmaction.interpret.pictures.temporal_figures import save_figure
+from tconv_mmaction.interpret.pictures.figure_files import save_figure
 from tconv_mmaction.interpret.randomization_check import randomization_check
 from tconv_mmaction.utils import atomic_open, atomic_write_text
 from tconv_mmaction.utils.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = Path(__file__).parent / 'results', ROOT / 'docs/explanation_quality.md'
+FIGURE = ROOT / 'docs/images/explanation_quality.png'
 FIRST, STOP, FRAMES = 5, 10, 30
 NETS: Dict[str, Tuple[str, str]] = {
     'LeNet-5-3T': ('lenet5/lenet5-3t_scratch_1xb20-30x1x1-20e_video-mnist.py', 'lenet5-3t_video-mnist-553009ef.pth'),
@@ -54,6 +55,7 @@ NETS: Dict[str, Tuple[str, str]] = {
 }
 KINDS = {'appears': 'grey', 'moves': 'freeze'}  # and the perturbation of deletion and insertion
 SETTINGS = dict(temporal_mask=dict(iterations=100, chunk_size=1))
+CHECKED = (0, 1, 2, 3)  # videos of the randomisation check
 KEYS = ['network', 'kind', 'clip', 'method']
 
 
@@ -64,7 +66,7 @@ def with_event(video: np.ndarray, kind: str) -> Tuple[np.ndarray, np.ndarray]:
         event[FIRST:STOP] = video[FIRST:STOP]
     else:
         event, without = video.copy(), np.repeat(video[FIRST:FIRST + 1], len(video), 0)
-        event[:FIRST], event[STOP:] = video[FIRST], video[STOP - 1]
+        event[:FIRST] = event[STOP:] = video[FIRST]  # back where it was: nothing after the event tells of it
     return event, without
 
 
@@ -74,7 +76,7 @@ def as_clips(videos: List[np.ndarray]) -> Tensor:
 
 @torch.no_grad()
 def needed(model: nn.Module, kind: str, count: int) -> Iterator[Tuple[int, int, Tensor]]:
-    """(number of the test video, class, clip) of at most so many clips whose event the network needs, by class."""
+    """(number of the test video, class, clip) of at most so many clips whose event is needed, class by class."""
     data = VideoMNIST(pipeline=[], split='test')
     labels = [data.get_data_info(i)['label'] for i in range(len(data))]
     score_fn, scores = RecognizerScores(model), []
@@ -85,7 +87,7 @@ def needed(model: nn.Module, kind: str, count: int) -> Iterator[Tuple[int, int, 
     rows = (scores[0] - scores[1] >= 0.5).nonzero().flatten().tolist()
     print(f'{kind}: the network needs the event of {len(rows)} of {len(data)} clips', flush=True)
     by_class = [[i for i in rows if labels[i] == label] for label in range(10)]
-    turns = [of[turn] for turn in range(len(rows)) for of in by_class if turn < len(of)]  # a class each
+    turns = [of[turn] for turn in range(len(rows)) for of in by_class if turn < len(of)]  # one of each
     for i in turns[:count]:
         yield i, labels[i], as_clips([pairs[i][0]])
 
@@ -117,7 +119,7 @@ def run(count: int) -> None:
         clips = {kind: list(needed(model, kind, count)) for kind in KINDS}
         for kind, chosen in clips.items():
             for number, label, clip in chosen:
-                if ((done.network == network) & (done.kind == kind) & (done.clip == number)).any():
+                if ((done.network == network) & (done.kind == kind) & (done['clip'] == number)).any():
                     continue
                 rows, says = measure(model, clip, label, kind)
                 rows = pd.DataFrame([dict(network=network, kind=kind, clip=number, label=label, **row) for row in rows])
@@ -128,8 +130,9 @@ def run(count: int) -> None:
                     np.savez_compressed(file, **frames)
                 print(network, kind, number, flush=True)
         if network not in set(checks.network):
-            some = torch.cat([clip for of in clips.values() for _, _, clip in of[:2]])
-            labels = [label for of in clips.values() for _, label, _ in of[:2]]
+            data = VideoMNIST(pipeline=[], split='test')  # whole videos: of a black one there is little to compare
+            some = as_clips([data.frames(i) for i in CHECKED])
+            labels = [data.get_data_info(i)['label'] for i in CHECKED]
             check = randomization_check(model, some, None, labels, stages=1, settings=SETTINGS)
             rows = pd.DataFrame([dict(network=network, method=name, rank=np.nanmean(check.rank[name][-1]),
                                       rank_abs=np.nanmean(check.rank_abs[name][-1]), ssim=check.ssim[name][-1].mean(),
@@ -140,12 +143,12 @@ def run(count: int) -> None:
 
 def with_interval(values: pd.Series) -> str:
     low, high = mean_interval(values)
-    return f'{values.mean():.2f} ± {(high - low) / 2:.2f}'
+    return f'{values.mean():.2f}' + ('' if np.isnan(low) else f' ± {(high - low) / 2:.2f}')
 
 
 def tables() -> Dict[str, str]:
     """Markdown by name, from the csv files."""
-    clips, checks = pd.read_csv(RESULTS / 'clips.csv'), pd.read_csv(RESULTS / 'randomization.csv')
+    clips, checks = pd.read_csv(RESULTS / 'clips.csv'), RESULTS / 'randomization.csv'
     clips['gain'] = clips.insertion - clips.deletion
     found = {}
     for kind in KINDS:
@@ -155,6 +158,9 @@ def tables() -> Dict[str, str]:
             for network in NETS:
                 of = part[(part.network == network) & (part.method == name)].set_index('clip')
                 chance = part[(part.network == network) & (part.method == 'random')].set_index('clip')
+                if of.empty:
+                    row += ['', '', '']
+                    continue
                 row += [f'{100 * of.hits.mean():.0f}', f'{of.roc.mean():.2f}',
                         '' if name == 'random' else with_interval(of.gain - chance.gain)]
             cells.append(row)
@@ -162,16 +168,22 @@ def tables() -> Dict[str, str]:
         found[kind] = markdown_table(['method', *heads], cells)
         counts = part[part.method == 'random'].groupby('network').size()
         found[f'{kind}-clips'] = ', '.join(f'{network} {counts.get(network, 0)}' for network in NETS)
+    if not checks.is_file():
+        found['randomization'] = 'Not measured.'
+        return found
+    checks = pd.read_csv(checks)
     cells = [[f'`{name}`', *(value for network in NETS for value in _check_cells(checks, network, name))]
              for name in METHODS if name in set(checks.method)]
-    found['randomization'] = markdown_table(
-        ['method', *(f'{network}: {what}' for network in NETS
-                      for what in ('rank', 'of absolute values', 'SSIM'))], cells)
+    heads = [f'{network}: {what}' for network in NETS for what in ('rank', 'of absolute values', 'SSIM')]
+    found['randomization'] = markdown_table(['method', *heads], cells)
     return found
 
 
 def _check_cells(checks: pd.DataFrame, network: str, name: str) -> List[str]:
-    row = checks[(checks.network == network) & (checks.method == name)].iloc[0]
+    rows = checks[(checks.network == network) & (checks.method == name)]
+    if rows.empty:
+        return ['', '', '']
+    row = rows.iloc[0]
     bold = '**' if row.unchanged else ''
     return [f'{bold}{row[key]:.2f}{bold}' for key in ('rank', 'rank_abs', 'ssim')]
 
@@ -188,8 +200,9 @@ def figure() -> None:
                 if values:
                     scaled = [(v - v.min()) / max(float(np.ptp(v)), 1e-12) for v in values]
                     rows[name] = np.mean(scaled, 0)
-            panels[f'{network}, {kind} (n = {len(values)})'] = rows
-    save_figure(draw_frame_importance(panels, range(FIRST, STOP), columns=len(NETS)), RESULTS / 'figure.png')
+            if rows:
+                panels[f'{network}, {kind} (n = {len(values)})'] = rows
+    save_figure(draw_frame_importance(panels, range(FIRST, STOP), columns=len(NETS)), FIGURE)
 
 
 def write_page() -> None:

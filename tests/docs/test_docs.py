@@ -63,6 +63,7 @@ def tiny_recognizer(conv):
 # What the text around a block has introduced before it.
 GIVEN = {
     'docs/interpretation.md': lambda: dict(model=tiny_recognizer('Conv3d'), clip=torch.rand(1, 3, 4, 16, 16)),
+    'docs/explanation_quality.md': lambda: dict(model=tiny_recognizer('Conv3d'), clip=torch.rand(1, 3, 4, 16, 16)),
     'docs/weights.md': lambda: dict(model=tiny_recognizer('Conv3T')),
 }
 

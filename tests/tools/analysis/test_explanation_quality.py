@@ -1,10 +1,11 @@
-"""The tool that scores explanations, on a tiny network."""
+"""The tool that scores explanations, and the study of known answers, on a tiny network."""
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.paths import ROOT
 from helpers.scripts import load_script
 from helpers.videos import moving_square, write_film
 from mmaction.registry import MODELS
@@ -91,3 +92,20 @@ def test_figures_show_the_numbers():
     shares, curve = np.linspace(0, 1, 5), np.linspace(1, 0, 5)
     figure = draw_curves(shares, dict(deletion=dict(one=curve), insertion=dict(one=1 - curve)), 'freeze', 'frames')
     np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), 1 - curve)
+
+
+def test_the_study_takes_clips_whose_event_is_needed_and_measures_right_frames():
+    study = load_script('projects/explanation_quality/known_answers.py')
+    video = np.arange(30, dtype=np.uint8)[:, None, None] + np.zeros((1, 28, 28), dtype=np.uint8)
+    event, without = study.with_event(video, 'appears')
+    assert event[:, 0, 0].tolist() == [*[0] * 5, 5, 6, 7, 8, 9, *[0] * 20] and not without.any()
+    event, without = study.with_event(video, 'moves')
+    assert event[:, 0, 0].tolist() == [*[5] * 5, 5, 6, 7, 8, 9, *[5] * 20] and set(without[:, 0, 0]) == {5}
+    # the table and the page are what the csv says
+    tables = study.tables()
+    page = (ROOT / 'docs/explanation_quality.md').read_text(encoding='utf-8')
+    for name, table in tables.items():
+        assert f'<!-- table {name} -->\n\n{table}\n\n<!-- end -->' in page, name
+    clips = pd.read_csv(study.RESULTS / 'clips.csv')
+    part = clips[(clips.kind == 'appears') & (clips.network == 'LeNet-5-3T') & (clips.method == 'saliency')]
+    assert f'| `saliency` | {100 * part.hits.mean():.0f} | {part.roc.mean():.2f} |' in tables['appears']
