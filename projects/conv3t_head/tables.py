@@ -73,7 +73,7 @@ def write_results(runs: Sequence[dict], out: Path, page: Optional[Path]) -> str:
         save_figure(figure, out / 'classes.png')
         tables['figure'] = '![zoom, turn and path of each class](images/conv3t_head.png)'
     text = '\n\n'.join(tables.values())
-    atomic_write_text(out / 'tables.md', text + '\n')
+    atomic_write_text(out / 'tables.md', text.replace('images/conv3t_head.png', 'classes.png') + '\n')
     if page is not None:
         atomic_write_text(page, fill_page(page.read_text(encoding='utf-8'), tables))
         if figure is not None:
