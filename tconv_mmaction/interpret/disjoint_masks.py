@@ -41,8 +41,9 @@ def find_disjoint_masks(score_fn: Callable[[Tensor], Tensor], clip: Tensor,
     ...     bright = clip.mean((1, 3, 4))
     ...     both = torch.minimum(bright[:, 1], bright[:, 4])
     ...     return torch.stack([1 - both, both], 1)
-    >>> [mask.runs[0][0] for mask in find_disjoint_masks(score, clip, 1, lambda2=0.)]
-    [(1, 2), (4, 5)]
+    >>> masks = find_disjoint_masks(score, clip, 1, lambda2=0.)
+    >>> print(*(mask.runs[0][0] for mask in masks))  # first and behind the last frame
+    (1, 2) (4, 5)
     """
     if len(clip) != 1:
         raise ValueError(f'find_disjoint_masks takes one clip (1, C, T, H, W), got {tuple(clip.shape)}.')
