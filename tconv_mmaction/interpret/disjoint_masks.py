@@ -33,11 +33,9 @@ def find_disjoint_masks(score_fn: Callable[[Tensor], Tensor], clip: Tensor,
     Raises:
         ValueError: if it is not one clip, count is below 1, or share is not in (0, 1].
 
-    A class that needs frames 1 AND 4 to be bright:
-
     >>> clip = torch.zeros(1, 1, 6, 2, 2)
     >>> clip[:, :, [1, 4]] = 1
-    >>> def score(clip):
+    >>> def score(clip):  # a class that needs frames 1 AND 4 to be bright
     ...     bright = clip.mean((1, 3, 4))
     ...     both = torch.minimum(bright[:, 1], bright[:, 4])
     ...     return torch.stack([1 - both, both], 1)
