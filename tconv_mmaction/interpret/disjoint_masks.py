@@ -18,6 +18,16 @@ def find_disjoint_masks(score_fn: Callable[[Tensor], Tensor], clip: Tensor,
                         threshold: float = 0.1, **settings) -> List[TemporalMask]:
     """Temporal masks of ONE clip that have no frame in common, each of which takes the class score away.
 
+    >>> clip = torch.zeros(1, 1, 6, 2, 2)
+    >>> clip[:, :, [1, 4]] = 1
+    >>> def score(clip):  # a class that needs frames 1 AND 4 to be bright
+    ...     bright = clip.mean((1, 3, 4))
+    ...     both = torch.minimum(bright[:, 1], bright[:, 4])
+    ...     return torch.stack([1 - both, both], 1)
+    >>> masks = find_disjoint_masks(score, clip, 1, lambda2=0.)
+    >>> print(*(mask.runs for mask in masks))  # first and behind the last frame, of each clip
+    [[(1, 2)]] [[(4, 5)]]
+
     Args:
         score_fn: as for :func:`.find_temporal_mask`.
         clip: (1, C, T, H, W), T >= 2.
@@ -32,16 +42,6 @@ def find_disjoint_masks(score_fn: Callable[[Tensor], Tensor], clip: Tensor,
 
     Raises:
         ValueError: if it is not one clip, count is below 1, or share is not in (0, 1].
-
-    >>> clip = torch.zeros(1, 1, 6, 2, 2)
-    >>> clip[:, :, [1, 4]] = 1
-    >>> def score(clip):  # a class that needs frames 1 AND 4 to be bright
-    ...     bright = clip.mean((1, 3, 4))
-    ...     both = torch.minimum(bright[:, 1], bright[:, 4])
-    ...     return torch.stack([1 - both, both], 1)
-    >>> masks = find_disjoint_masks(score, clip, 1, lambda2=0.)
-    >>> print(*(mask.runs[0][0] for mask in masks))  # first and behind the last frame
-    (1, 2) (4, 5)
     """
     if len(clip) != 1:
         raise ValueError(f'find_disjoint_masks takes one clip (1, C, T, H, W), got {tuple(clip.shape)}.')
