@@ -24,9 +24,11 @@ def find_disjoint_masks(score_fn: Callable[[Tensor], Tensor], clip: Tensor,
     ...     bright = clip.mean((1, 3, 4))
     ...     both = torch.minimum(bright[:, 1], bright[:, 4])
     ...     return torch.stack([1 - both, both], 1)
-    >>> masks = find_disjoint_masks(score, clip, 1, lambda2=0.)
-    >>> print(*(mask.runs for mask in masks))  # first and behind the last frame, of each clip
-    [[(1, 2)]] [[(4, 5)]]
+    >>> for mask in find_disjoint_masks(score, clip, 1, lambda2=0.):
+    ...     for first, behind in mask.runs[0]:
+    ...         print(first, 'to', behind - 1)
+    1 to 1
+    4 to 4
 
     Args:
         score_fn: as for :func:`.find_temporal_mask`.
