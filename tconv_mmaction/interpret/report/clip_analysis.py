@@ -19,9 +19,10 @@ from ..access.default_layer import last_map_layer
 from ..access.feature_maps import layer_output
 from ..access.modules import choose_target, frozen
 from ..grad_cam import grad_cam, normalise_maps, nothing_speaks, upsample_maps
+from ..integrated_gradients import integrated_gradients
 from ..model_motion import explained_text, is_fitted, steps_to_show, to_show
 from ..pictures.rendering import heat, overlay
-from ..saliency import most_active_channels, saliency, strongest_frame
+from ..saliency import most_active_channels, strongest_frame
 from ..temporal_mask import find_temporal_mask
 from ..temporal_parameters import kernel_sizes, temporal_parameters
 from ..trajectories import Parameters, Trajectory, filter_trajectory, moving_filters
@@ -38,7 +39,7 @@ class ChannelReport(NamedTuple):
     activation: float  # mean over time and space of the positive part
     frame: int  # with the strongest saliency
     picture: str  # that frame, data URI
-    saliency: str  # and what the positive part of the channel's output depends on
+    saliency: str  # integrated gradients: what the positive part of the channel's output depends on
     trajectory: Optional[Trajectory]  # None where a fitted motion is not above the null, or no step is used
     note: str = ''  # of a fitted layer: how much of the filter's weight its motion explains
 
@@ -125,7 +126,8 @@ def _channels(model: nn.Module, clip: Clip, pictures: np.ndarray, layer: str, co
         order.sort(key=lambda place: not moves[place])  # stable: the most active of each kind first
     channels = active.channels[0][order[:count]].tolist()
     parts = _PositiveParts(model, layer)
-    maps = torch.cat([saliency(parts, clip.inputs, channel) for channel in channels])  # channels, T, H, W
+    # the gradient of a channel of a first layer is a pattern of its stride, see channel_saliency
+    maps = torch.cat([integrated_gradients(parts, clip.inputs, channel) for channel in channels])  # channels, T, H, W
     found = []
     for channel, activation, map_, frame in zip(channels, active.activations[0][order[:count]].tolist(), maps.cpu(),
                                                 strongest_frame(maps).tolist()):
