@@ -34,7 +34,7 @@ from tables import PAGE, write_results  # noqa: E402  beside this file
 from torch import Tensor, nn  # noqa: E402
 from truth import CLASSES, motion_of  # noqa: E402  beside this file
 
-from tconv_mmaction.cli.run_log import Key, read_runs, run_all  # noqa: E402
+from tconv_mmaction.cli.run_log import Key, finish_study, run_all  # noqa: E402
 from tconv_mmaction.datasets import VideoMNIST  # noqa: E402
 from tconv_mmaction.datasets.digit_motions import draw  # noqa: E402
 from tconv_mmaction.interpret import temporal_parameters  # noqa: E402
@@ -133,18 +133,12 @@ def main(argv=None) -> int:
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # silent about every initialised layer
     keys = [dict(clips=kind, head=head, seed=seed, lr=LR, mult=MULT, epochs=1 if args.quick else EPOCHS)
             for kind, heads in ORDER for seed in (SEEDS[:1] if args.quick else SEEDS) for head in heads]
-    try:
-        if not args.table_only:
-            run_all(log, keys, lambda key: run(key, args.data_root), deadline=deadline)
-        runs = read_runs(log)
-        if not runs:
-            raise FileNotFoundError(f'{log} has no runs yet.')
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    # the page shows what is committed, not somebody's own runs
-    print(write_results(runs, args.out, PAGE if args.out.resolve() == RESULTS else None))
-    return 0
+
+    def work() -> None:
+        run_all(log, keys, lambda key: run(key, args.data_root), deadline=deadline)
+
+    page = PAGE if args.out.resolve() == RESULTS else None  # it shows what is committed, not somebody's own runs
+    return finish_study(log, None if args.table_only else work, lambda runs: write_results(runs, args.out, page))
 
 
 if __name__ == '__main__':

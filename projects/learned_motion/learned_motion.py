@@ -49,7 +49,7 @@ from tables import PAGE, write_results  # noqa: E402  beside this file
 from torch import Tensor, nn  # noqa: E402
 
 from tconv_mmaction.backbones.moving_start import start_moving  # noqa: E402
-from tconv_mmaction.cli.run_log import Key, read_runs, run_all  # noqa: E402
+from tconv_mmaction.cli.run_log import Key, finish_study, read_runs, run_all  # noqa: E402
 from tconv_mmaction.datasets.clip_motion import clip_motion  # noqa: E402
 from tconv_mmaction.interpret import fit_kernels, motion_ladder  # noqa: E402
 from tconv_mmaction.interpret.pictures.ladder import ladder_table  # noqa: E402
@@ -189,21 +189,15 @@ def main(argv=None) -> int:
     log, deadline = args.out / 'runs.jsonl', None if args.until is None else time.time() + 3600 * args.until
     init_default_scope('mmaction')
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # silent about every initialised layer
-    try:
-        if not args.table_only:
-            for part in args.parts:
-                plan(part, log, lambda keys: run_all(log, keys, lambda key: run(key, args.data_root),
-                                                     cost=lambda key: key['per_class'] * key['epochs'],
-                                                     deadline=deadline))
-        runs = read_runs(log)
-        if not runs:
-            raise FileNotFoundError(f'{log} has no runs yet.')
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    # the page shows what is committed, not somebody's own runs
-    print(write_results(runs, args.out, PAGE if args.out.resolve() == RESULTS else None))
-    return 0
+
+    def work() -> None:
+        for part in args.parts:
+            plan(part, log, lambda keys: run_all(log, keys, lambda key: run(key, args.data_root),
+                                                 cost=lambda key: key['per_class'] * key['epochs'],
+                                                 deadline=deadline))
+
+    page = PAGE if args.out.resolve() == RESULTS else None  # it shows what is committed, not somebody's own runs
+    return finish_study(log, None if args.table_only else work, lambda runs: write_results(runs, args.out, page))
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ from tables import PAGE, write_results  # noqa: E402  beside this file
 from torch import Tensor  # noqa: E402
 from videos import videos  # noqa: E402  beside this file
 
-from tconv_mmaction.cli.run_log import Key, read_runs, run_all  # noqa: E402
+from tconv_mmaction.cli.run_log import Key, finish_study, read_runs, run_all  # noqa: E402
 from tconv_mmaction.layers.conv3t import TEMPORAL_PARAMETERS  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / 'results'
@@ -138,21 +138,15 @@ def main(argv=None) -> int:
         parser.error('--repeats must be at least 2: a paired interval needs them.')
     log, data_root = args.out / 'runs.jsonl', args.data_root if args.digits == 'mnist' else None
     deadline = None if args.until is None else time.time() + 3600 * args.until
-    try:
-        if not args.table_only:
-            if args.digits == 'mnist' and not Path(args.data_root).is_dir():
-                raise FileNotFoundError(f'{args.data_root} is not there. --data-root must have the four MNIST idx '
-                                        'files; --digits sklearn needs none.')
-            run_plan(args, log, data_root, deadline)
-        runs = read_runs(log)
-        if not runs:
-            raise FileNotFoundError(f'{log} has no runs yet.')
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    # the page shows what is committed, not somebody's own runs
-    print(write_results(runs, args.out, PAGE if args.out.resolve() == RESULTS else None))
-    return 0
+
+    def work() -> None:
+        if args.digits == 'mnist' and not Path(args.data_root).is_dir():
+            raise FileNotFoundError(f'{args.data_root} is not there. --data-root must have the four MNIST idx '
+                                    'files; --digits sklearn needs none.')
+        run_plan(args, log, data_root, deadline)
+
+    page = PAGE if args.out.resolve() == RESULTS else None  # it shows what is committed, not somebody's own runs
+    return finish_study(log, None if args.table_only else work, lambda runs: write_results(runs, args.out, page))
 
 
 def run_plan(args: argparse.Namespace, log: Path, data_root: Optional[str], deadline: Optional[float]) -> None:

@@ -37,7 +37,7 @@ from plan import IMAGENET, SETTINGS, STAGES, Setting, chosen_lr, key_of, setting
 from tables import PAGE, write_results  # noqa: E402  beside this file
 from torch import Tensor, nn  # noqa: E402
 
-from tconv_mmaction.cli.run_log import Key, read_runs, run_all  # noqa: E402
+from tconv_mmaction.cli.run_log import Key, finish_study, read_runs, run_all  # noqa: E402
 from tconv_mmaction.utils.atomic import atomic_open  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / 'results'
@@ -232,20 +232,14 @@ def main(argv=None) -> int:
         run([key_of(setting, net, per_class, fold, seed, rates[net], False) for seed in seeds for fold in folds
              for net in nets if rates[net] is not None])
 
-    try:
-        for stage in () if args.table_only else STAGES:
+    def work() -> None:
+        for stage in STAGES:
             nets = [net for net in stage.nets if not args.nets or net in args.nets]
             if stage.setting.name in settings and (not args.clips or stage.per_class in args.clips):
                 run_stage(stage.setting, nets, *stage[2:])
-        runs = read_runs(log)
-        if not runs:
-            raise FileNotFoundError(f'{log} has no runs yet.')
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    # the page shows what is committed, not somebody's own runs
-    print(write_results(runs, args.out, PAGE if args.out.resolve() == RESULTS else None))
-    return 0
+
+    page = PAGE if args.out.resolve() == RESULTS else None  # it shows what is committed, not somebody's own runs
+    return finish_study(log, None if args.table_only else work, lambda runs: write_results(runs, args.out, page))
 
 
 if __name__ == '__main__':

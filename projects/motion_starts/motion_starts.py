@@ -30,7 +30,7 @@ from mmengine.registry import init_default_scope  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from tconv_mmaction.cli.folder_config import resnet18_strides  # noqa: E402
-from tconv_mmaction.cli.run_log import Key, read_runs, run_all  # noqa: E402
+from tconv_mmaction.cli.run_log import Key, finish_study, run_all  # noqa: E402
 from tconv_mmaction.cli.run_statistics import fill_page, mean_std  # noqa: E402
 from tconv_mmaction.layers.conv3t import TEMPORAL_PARAMETERS  # noqa: E402
 from tconv_mmaction.utils.atomic import atomic_write_text  # noqa: E402
@@ -169,20 +169,14 @@ def main(argv=None) -> int:
     parser.add_argument('--table-only', action='store_true', help='tables of the runs there are')
     args = parser.parse_args(argv)
     log, deadline = args.out / 'runs.jsonl', None if args.until is None else time.time() + 3600 * args.until
-    try:
-        if not args.table_only:
-            init_default_scope('mmaction')
-            MMLogger.get_current_instance().setLevel(logging.WARNING)  # silent about every initialised layer
-            run_all(log, keys(), train, deadline=deadline)
-        runs = read_runs(log)
-        if not runs:
-            raise FileNotFoundError(f'{log} has no runs yet.')
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    # the page shows what is committed, not somebody's own runs
-    print(write_results(runs, args.out, PAGE if args.out.resolve() == RESULTS else None))
-    return 0
+
+    def work() -> None:
+        init_default_scope('mmaction')
+        MMLogger.get_current_instance().setLevel(logging.WARNING)  # silent about every initialised layer
+        run_all(log, keys(), train, deadline=deadline)
+
+    page = PAGE if args.out.resolve() == RESULTS else None  # it shows what is committed, not somebody's own runs
+    return finish_study(log, None if args.table_only else work, lambda runs: write_results(runs, args.out, page))
 
 
 if __name__ == '__main__':

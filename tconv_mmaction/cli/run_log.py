@@ -6,6 +6,7 @@ process was killed, the disk was full) is left out with a warning, and several p
 """
 import json
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -116,3 +117,25 @@ def as_table(runs: Sequence[dict]) -> pd.DataFrame:
     """The log as a table, one row per run; lists as tuples, so that they can be grouped by."""
     return pd.DataFrame([{name: tuple(value) if isinstance(value, list) else value for name, value in run.items()}
                          for run in runs])
+
+
+def finish_study(path: Union[str, Path], work: Optional[Callable[[], object]],
+                 write: Callable[[List[dict]], str]) -> int:
+    """What the command of a study does: its runs, then its tables from all that the log has. Gives the exit status.
+
+    Args:
+        path: the log.
+        work: does the runs that are missing; None for the tables only.
+        write: writes the tables of the runs it is given, and returns what is printed.
+    """
+    try:
+        if work is not None:
+            work()
+        runs = read_runs(path)
+        if not runs:
+            raise FileNotFoundError(f'{path} has no runs yet.')
+    except (ValueError, FileNotFoundError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    print(write(runs))
+    return 0
