@@ -125,6 +125,14 @@ def test_the_thread_that_pins():
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='counts files in /dev/shm')
 def test_a_worker_that_dies_leaves_nothing():
+    """In a process of its own: PyTorch's signal handler raises wherever the process is when the worker has died."""
+    process = multiprocessing.get_context('fork').Process(target=one_worker_dies)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+
+
+def one_worker_dies():
     gc.collect()
     before, known = ours(shared_files()), len(hand_over._kept)
     batches = iter(loader(Clips(64), 1))
