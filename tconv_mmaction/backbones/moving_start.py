@@ -18,6 +18,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from ..layers import Conv3T
+from ..layers.conv3t import TEMPORAL_PARAMETERS
 
 LARGEST_SHIFT, LARGEST_LOG_ZOOM = 1.5, 0.5  # per step, as in the motion fit: what leaves the slice is lost
 Ratio = Tuple[float, float, float]
@@ -114,8 +115,7 @@ def start_moving(model: nn.Module, motion: Union[np.ndarray, Tensor], clip_shape
             raise ValueError(f"layer {name!r} has transform={layer.transform!r}; only transform='affine' has "
                              'velocities to start with.')
         drawn = motion[torch.randint(len(motion), (layer.out_channels, ), generator=generator)]
-        for key, values in zip(('scale', 'rotate', 'translate_x', 'translate_y'),
-                               velocities(drawn, ratio, layer.kernel_size)):
+        for key, values in zip(TEMPORAL_PARAMETERS, velocities(drawn, ratio, layer.kernel_size)):
             getattr(layer, key).copy_(values.expand(layer.kernel_size[0] - 1, -1))
         layer.is_init = True  # MMEngine would call the layer's own init_weights afterwards
     return ratios
