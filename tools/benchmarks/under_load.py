@@ -75,8 +75,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                         raise RuntimeError('A decoder did not decode its first clip within two minutes.')
                 for threads in sorted({most, 1}, reverse=True):
                     torch.set_num_threads(threads)
-                    rows += time_both(models, x, labels, rounds, args.device, case=CASE, decoders=decoders,
-                                      threads=threads)
+                    case_name = f'{decoders} decoders, {threads} thread{"s" * (threads > 1)}'
+                    rows += time_both(models, x, labels, rounds, args.device, case=case_name)
                     print(f'{decoders} decoders, {threads} threads done', flush=True)
             finally:
                 for process in processes:
