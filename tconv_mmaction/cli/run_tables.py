@@ -111,8 +111,9 @@ def curves(runs: Sequence[dict], titles: Optional[Dict[str, str]] = None) -> Fig
     left.set(xlabel='epoch', ylabel='training loss')
     left.grid(alpha=0.3)
     right.set_yticks(range(len(models)), [titles.get(model, model) for model in models])
+    for position, text in enumerate(right.get_yticklabels()):  # the legend of both: curves leave no room for one
+        text.set_color(f'C{position % 10}')
     right.invert_yaxis()
     right.set(xlabel='test accuracy, %; ● forwards, ◁ backwards, | mean')
     right.grid(alpha=0.3, axis='x')
-    left.legend(fontsize=7)
     return figure
