@@ -5,23 +5,26 @@ through a socket. For a batch of small clips that takes longer than reading them
 tensor of one number each. A batch of type :class:`HandedOver` passes otherwise, to the same numbers:
 
 * small tensors are part of the message (``SMALL`` bytes);
-* a large one is copied into a buffer of shared memory, and by the training process into memory of its own. It then
-  marks the buffer as free, and the worker uses it again.
+* a large one lies in a buffer of shared memory, where :func:`empty` has let the worker write it, or is copied into one.
+  The training process gets a tensor in that buffer. When the last view of it is gone the buffer is marked as free, and
+  the worker uses it again: a batch is written once and copied nowhere, and a batch that is kept keeps its buffer.
 
-Nothing outside this file sees a buffer, so nothing that a loader gave can change later. A worker has as many buffers
-as it had batches on their way at once, ``BUFFERS`` at most; what finds none free, and tensors that are no plain ones
-in the memory of the CPU, pass as PyTorch passes them. The files of the buffers have no name (PyTorch removes it when it
-has made them), so that the system frees them with the processes, however those end. The training process keeps them
-mapped until the loader has let go of its worker.
+A process that is forked while a batch is alive sees the same memory, and nobody knows how long; such a buffer is not
+used again but given up when the batch is gone. A worker has as many buffers as batches are alive or on their way at
+once, ``BUFFERS`` at most; what finds none free, and tensors that are no plain ones in the memory of the CPU, pass as
+PyTorch passes them. The files of the buffers have no name (PyTorch removes it when it has made them), so that the
+system frees them with the processes, however those end. The training process keeps them mapped until the loader has
+let go of its worker.
 """
 import io
+import math
 import os
 import pickle
 import threading
 import weakref
 from multiprocessing import active_children
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -31,12 +34,24 @@ from torch.multiprocessing.reductions import reduce_tensor
 SMALL = 1 << 14  # bytes: up to here a copy in the message costs less than a buffer
 BUFFERS = 16  # of a worker: prefetch_factor is 2 by default
 HEADER = 64  # bytes in front of the numbers: the first one is the state, the others keep the numbers aligned
-FREE, TAKEN, FREE_UNKNOWN = 0, 1, 2  # unknown: the other process did not keep the buffer and needs it sent again
+FREE, TAKEN, FREE_UNKNOWN, GIVEN_UP = 0, 1, 2, 3  # unknown: the other process did not keep it and needs it sent again
 Attach = Optional[Tuple[Callable, tuple]]  # what makes the buffer's tensor in the other process; None: it has it
 
 
 class HandedOver(dict):
     """The dict of a batch in a worker; the training process gets a plain dict of the same."""
+
+
+_forks = 0  # of this process so far
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(before=_count_fork)
 
 
 class Place(NamedTuple):
@@ -58,12 +73,14 @@ class _Pool:
         self.pid, self.name = os.getpid(), os.urandom(8)
         self.buffers: List[Tensor] = []
         self.lock = threading.Lock()
+        self.written: Dict[int, Tuple[Place, Attach]] = {}  # buffers that hold a tensor already, by its address
 
     def take(self, size: int) -> Optional[Tuple[Place, np.ndarray, Attach]]:
         """A buffer for ``size`` bytes, which is marked as taken; None if all are."""
         with self.lock:
             free = [i for i, buffer in enumerate(self.buffers) if buffer.numpy()[0] != TAKEN]
-            fitting = [i for i in free if self.buffers[i].numel() >= HEADER + size]
+            fitting = [i for i in free if self.buffers[i].numel() >= HEADER + size
+                       and self.buffers[i].numpy()[0] != GIVEN_UP]
             if not free and len(self.buffers) == BUFFERS:
                 return None
             if fitting:
@@ -77,6 +94,24 @@ class _Pool:
             buffer.numpy()[0] = TAKEN
         return Place(self.pid, self.name, slot), buffer.numpy(), None if known else reduce_tensor(buffer)
 
+    def empty(self, size: int) -> Optional[np.ndarray]:
+        """``size`` bytes in a buffer, free again when they are gone unsent; None if all buffers are taken."""
+        taken = self.take(size)
+        if taken is None:
+            return None
+        place, buffer, attach = taken
+        data = buffer[HEADER:HEADER + size]
+        address, entry = data.ctypes.data, (place, attach)
+        self.written[address] = entry
+        # without the lock, since it runs wherever the last reference goes
+        weakref.finalize(data, self._drop, address, entry, buffer).atexit = False
+        return data
+
+    def _drop(self, address: int, entry: Tuple[Place, Attach], buffer: np.ndarray) -> None:
+        if self.written.get(address) is entry:  # not sent, and not a later tensor at the same place
+            del self.written[address]
+            buffer[0] = FREE if entry[1] is None else FREE_UNKNOWN
+
 
 _pool: Optional[_Pool] = None
 _kept: Dict[bytes, Dict[int, np.ndarray]] = {}  # in the training process: the buffers of its workers, by pool and slot
@@ -87,6 +122,20 @@ def _own_pool() -> _Pool:
     if _pool is None or _pool.pid != os.getpid():  # a fork has the buffers of its parent, who goes on to use them
         _pool = _Pool()
     return _pool
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An uninitialised contiguous tensor that a :class:`HandedOver` batch of this worker passes without a copy.
+
+    It lies in a buffer if one is free; else, and where it is small, it is an ordinary one, which passes as well.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    data = _own_pool().empty(size) if size > SMALL else None
+    return torch.empty(shape, dtype=dtype, device='cpu') if data is None else _tensor_in(data, dtype, shape)
+
+
+def _tensor_in(data: np.ndarray, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    return torch.from_numpy(data).view(dtype).view(tuple(shape))  # whose storage holds on to `data`
 
 
 def _bytes_of(tensor: Tensor) -> np.ndarray:
@@ -107,40 +156,44 @@ def _reduce_tensor(tensor: Tensor) -> Tuple[Callable, tuple]:
     how = (tensor.dtype, tuple(ordered.shape), tuple(order))
     if data.size <= SMALL:
         return _from_message, (data.tobytes(), *how)
+    written = _own_pool().written.pop(data.ctypes.data, None)
+    if written is not None:
+        return _from_buffer, (*written, data.size, *how)
     taken = _own_pool().take(data.size)
     if taken is None:
         return reduce_tensor(tensor)
     place, buffer, attach = taken
     buffer[HEADER:HEADER + data.size] = data
-    return _from_buffer, (place, attach, *how)
+    return _from_buffer, (place, attach, data.size, *how)
 
 
-def _empty(dtype: torch.dtype, shape: Tuple[int, ...], order: Tuple[int, ...]) -> Tuple[Tensor, np.ndarray]:
-    """A tensor whose memory is in the order that ``shape`` and ``order`` say, and that memory."""
-    ordered = torch.empty(shape, dtype=dtype, device='cpu')
-    return ordered.permute([order.index(axis) for axis in range(len(order))]), _bytes_of(ordered)
+def _in_order(data: np.ndarray, dtype: torch.dtype, shape: Tuple[int, ...], order: Tuple[int, ...]) -> Tensor:
+    """The tensor whose memory is ``data``, in the order that ``shape`` and ``order`` say."""
+    return _tensor_in(data, dtype, shape).permute([order.index(axis) for axis in range(len(order))])
 
 
 def _from_message(data: bytes, *how: Any) -> Tensor:
-    tensor, memory = _empty(*how)
-    memory[:] = np.frombuffer(data, np.uint8)
-    return tensor
+    return _in_order(np.frombuffer(bytearray(data), np.uint8), *how)
 
 
-def _from_buffer(place: Place, attach: Attach, *how: Any) -> Tensor:
+def _from_buffer(place: Place, attach: Attach, size: int, *how: Any) -> Tensor:
     if attach is None:
         buffer, known = _kept[place.pool][place.slot], True
     else:
         rebuild, args = attach
         buffer = rebuild(*args).numpy()
         known = _keep(place, buffer)
-    order = threading.Lock()  # its release and acquire keep processors from marking the buffer before it is read
-    with order:
-        tensor, memory = _empty(*how)
-        memory[:] = buffer[HEADER:HEADER + memory.size]
-    with order:
-        buffer[0] = FREE if known else FREE_UNKNOWN
-    return tensor
+    data = buffer[HEADER:HEADER + size]
+    weakref.finalize(data, _release, buffer, FREE if known else FREE_UNKNOWN, os.getpid(), _forks).atexit = False
+    return _in_order(data, *how)
+
+
+def _release(buffer: np.ndarray, state: int, pid: int, forks: int) -> None:
+    """Mark a buffer whose tensor is gone."""
+    if os.getpid() != pid:  # in a fork, which has nothing to give back
+        return
+    with threading.Lock():  # keeps processors from marking the buffer before it is read to the end
+        buffer[0] = state if forks == _forks else GIVEN_UP
 
 
 def _keep(place: Place, buffer: np.ndarray) -> bool:

@@ -19,7 +19,7 @@ from mmengine.registry import FUNCTIONS
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from .hand_over import HandedOver, memory_order
+from .hand_over import HandedOver, empty, memory_order
 
 
 def _stack(clips: List[Tensor]) -> Tensor:
@@ -28,7 +28,11 @@ def _stack(clips: List[Tensor]) -> Tensor:
     order = memory_order(clips[0])
     if len(strides) > 1 or not clips[0].permute(order).is_contiguous():
         order = list(range(clips[0].dim()))
-    batch = torch.stack([clip.permute(order) for clip in clips])
+    ordered = [clip.permute(order) for clip in clips]
+    place = None
+    if get_worker_info() is not None and all(clip.device.type == 'cpu' and not clip.requires_grad for clip in clips):
+        place = empty((len(clips), *ordered[0].shape), ordered[0].dtype)  # right where it is handed over
+    batch = torch.stack(ordered, out=place)
     return batch.permute(0, *(1 + order.index(axis) for axis in range(len(order))))
 
 
