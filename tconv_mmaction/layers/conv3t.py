@@ -190,13 +190,11 @@ class Conv3T(ConvBase):
 
     def calls(self, x: Tensor) -> Iterator[tuple]:
         """For :func:`tconv_mmaction.ops.explain`: what ``forward`` dispatches."""
-        self.check_input(x)
-        yield '', CONV3T, (self, *self.lay_out(x)), EVALUATIONS[self.evaluation]
+        yield '', CONV3T, (self, *self.checked(x)), EVALUATIONS[self.evaluation]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, O, T', H', W')."""
-        self.check_input(x)
-        clips, geometry = self.lay_out(x)
+        clips, geometry = self.checked(x)
         implementation = dispatch(CONV3T, self, clips, geometry, prefer=EVALUATIONS[self.evaluation])
         y = implementation.run(self, clips, geometry)
         return y if x.dim() == 5 else y[0]

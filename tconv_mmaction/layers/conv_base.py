@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
 
+from ..ops.conditions import PLAIN, eager
 from ..ops.conv3d import single_clip
-from ..ops.geometry import Geometry
+from ..ops.geometry import Geometry, fits
 
 
 class _Parameters(dict):
@@ -150,6 +151,16 @@ class ConvBase(nn.Module):
         flat = [p for pair in reversed(pads) for p in pair]  # F.pad counts from the last axis
         clips = F.pad(clips, flat, mode='constant' if self.padding_mode == 'zeros' else self.padding_mode)
         return clips, Geometry(self.stride, (0, 0, 0), self.dilation, self.groups)
+
+    def checked(self, x: Tensor) -> Tuple[Tensor, Geometry]:
+        """:meth:`check_input` and :meth:`lay_out`; what they find for clips of one size is found once."""
+        if self.padding_mode == 'zeros' and type(self.padding) is tuple and type(x) in PLAIN and eager():
+            size = x.shape
+            if len(size) == 5 and size[1] == self.in_channels and fits(size[2:], self.kernel_size, self.dilation,
+                                                                       self.padding):
+                return x, Geometry(self.stride, self.padding, self.dilation, self.groups)
+        self.check_input(x)  # everything else, and what says why it does not fit
+        return self.lay_out(x)
 
     def convolve(self, x: Tensor, kernel: Tensor, bias: Optional[Tensor]) -> Tensor:
         """``F.conv3d`` with this layer's stride, padding, dilation and groups: for layers that just make a kernel."""

@@ -16,7 +16,7 @@ from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
 from ..maths.conv_lstm import Cell, State
-from ..ops.conditions import transformed
+from ..ops.context import transformed
 from ..ops.conv_lstm.implementations import CONV_LSTM
 from ..ops.dispatch import Implementation, dispatch
 from .registry import register_layer

@@ -1,4 +1,4 @@
-"""May hand-written code run here? Asked in this one place.
+"""May hand-written code run here on these tensors? Asked in this one place; :mod:`.context` looks around the call.
 
 Hand-written backward passes, memory that is lent again and private operators are right for plain tensors that run
 eagerly, one operator after the other. Under everything else (tracing, torch.func, fake tensors, subclasses, forward
@@ -8,37 +8,11 @@ from typing import Optional
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
-from .dispatch import once_per_call
+from .context import context_refusal
 
 PLAIN = (Tensor, nn.Parameter)
 ACCURATE = (torch.float32, torch.float64)
-
-
-def context_refusal() -> Optional[str]:
-    """Why hand-written code may run on no tensor at all now, or None."""
-    if torch.compiler.is_compiling():
-        return 'torch.compile or torch.export traces the call'
-    return _around_the_call()
-
-
-@once_per_call
-def _around_the_call() -> Optional[str]:
-    if torch.jit.is_tracing():
-        return 'torch.jit traces the call'
-    if transformed():
-        return 'a torch.func transform (grad, vmap, jvp, ...) is active'
-    if torch._C._len_torch_dispatch_stack() > 0:
-        return 'a TorchDispatchMode (fake tensors, a counter of operators) is active'
-    if forward_ad._current_level >= 0:
-        return 'forward-mode differentiation is active'
-    return None
-
-
-def transformed() -> bool:
-    """Whether a torch.func transform is active, where hooks on saved tensors, and so checkpoints, are an error."""
-    return torch._C._are_functorch_transforms_active()
 
 
 def eager() -> bool:

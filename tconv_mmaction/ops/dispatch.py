@@ -5,12 +5,13 @@ fastest there as far as was measured; the last one is the reference, the papers'
 which supports everything. To add a way to compute something is a file with its function and a line in the tuple.
 """
 import contextlib
-import functools
 import os
 from contextvars import ContextVar
 from typing import Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import torch
+
+from .context import answers, context_refusal
 
 AUTO, REFERENCE = 'auto', 'reference'
 OPERATORS: Dict[str, Tuple['Implementation', ...]] = {}
@@ -20,7 +21,7 @@ class Implementation(NamedTuple):
     """One way to compute an operator; the three functions take the same arguments."""
     name: str
     unsupported: Callable[..., Optional[str]]  # why a call cannot be computed so, or None
-    profitable: Callable[..., bool]  # whether it is the fastest for a call that it supports, as measured
+    profitable: Callable[..., bool]  # whether it is the fastest for a call that it supports; asked of others as well
     run: Callable
 
 
@@ -30,24 +31,6 @@ def always(*call) -> bool:
 
 def supports_all(*call) -> None:
     return None
-
-
-_answers: ContextVar[Optional[dict]] = ContextVar('answers about the call that is being dispatched', default=None)
-
-
-def once_per_call(question: Callable) -> Callable:
-    """Decorator of a function of a call that several implementations ask: it is answered once per dispatch."""
-
-    @functools.wraps(question)
-    def answer(*call):
-        answers = _answers.get()
-        if answers is None:
-            return question(*call)
-        if question not in answers:
-            answers[question] = question(*call)
-        return answers[question]
-
-    return answer
 
 
 def operator(name: str, *implementations: Implementation) -> Tuple[Implementation, ...]:
@@ -67,13 +50,20 @@ def _checked(name: str, source: str) -> str:
 
 
 _requested: ContextVar[Optional[str]] = ContextVar('requested implementation', default=None)
+# Every call of a layer asks, and os.environ's own get, which encodes the name anew, takes as long as all other answers.
+_VARIABLE = 'TCONV_OPS'
+_environment, _key = getattr(os.environ, '_data', os.environ), _VARIABLE
+if _environment is not os.environ:
+    _key = os.environ.encodekey(_VARIABLE)
 
 
 def requested() -> str:
     """The name that :func:`use` or the environment variable TCONV_OPS asks for; 'auto' by default."""
     name = _requested.get()
     if name is None:
-        name = os.environ.get('TCONV_OPS') or AUTO
+        if _key not in _environment:
+            return AUTO
+        name = os.environ.get(_VARIABLE) or AUTO
         if name not in (AUTO, REFERENCE):
             _checked(name, 'TCONV_OPS')
     return name
@@ -116,16 +106,20 @@ def dispatch(implementations: Tuple[Implementation, ...], *call, prefer: Sequenc
         return implementations[-1]
     name = requested()
     names = prefer if name == AUTO else (name, )
-    token = _answers.set({})
+    token = answers.set({})
     try:
+        # Whether it pays is a look at shapes and takes less time than whether it may; but what traces records a look.
+        eager = context_refusal() is None
         for implementation in implementations:
             if AUTO in names:
-                if implementation.unsupported(*call) is None and implementation.profitable(*call):
+                if eager and not implementation.profitable(*call):
+                    continue
+                if implementation.unsupported(*call) is None and (eager or implementation.profitable(*call)):
                     return implementation
             elif implementation.name in names and implementation.unsupported(*call) is None:
                 return implementation
     finally:
-        _answers.reset(token)
+        answers.reset(token)
     return implementations[-1]
 
 

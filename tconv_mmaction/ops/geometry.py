@@ -1,4 +1,5 @@
 """How a convolution lies on its input: strides, padding, sizes, and which frames a slice of a kernel reads."""
+import functools
 from typing import List, NamedTuple, Sequence, Tuple
 
 Triple = Tuple[int, int, int]
@@ -17,6 +18,12 @@ def out_sizes(sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int]
     """Sizes of the output along the axes of ``sizes``; below 1 where the kernel does not fit."""
     return [(n + 2 * p - d * (k - 1) - 1) // s + 1
             for n, k, s, p, d in zip(sizes, kernel, stride, padding, dilation)]
+
+
+@functools.lru_cache(maxsize=4096)
+def fits(sizes: Tuple[int, ...], kernel: Triple, dilation: Triple, padding: Triple) -> bool:
+    """Whether a kernel fits into clips of ``sizes`` (T, H, W), none of them 0, with zeros around them."""
+    return min(sizes) > 0 and min(out_sizes(sizes, kernel, (1, 1, 1), padding, dilation)) > 0
 
 
 def time_windows(b: int, frames: int, out_frames: int, stride: int, padding: int,

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 COPY_ELEMENTS = 1 << 16  # up to here a parameter is compared with a copy, above it by sums
 COLUMNS, LEAST_COLUMNS, MOST_COLUMNS = 16, 32, 512  # of the sums
 PRIMES = (509, 251, 127, 61)
-MANY_BYTES = 1 << 22  # of a parameter whose fingerprint is coarser
 MOST_FORMS = 4  # of one kernel: rearranged for that many sizes of clips
 
 
@@ -65,22 +64,22 @@ def _bits(values: Tensor) -> Optional[Tensor]:
 
 
 def _sums(bits: Tensor, pixels: int) -> Optional[Content]:
-    """Sums over the bits of every filter, of ``pixels`` neighbours each, in columns; this reads them once.
+    """Sums over the bits of every filter, in columns and in runs of neighbours.
 
-    A sum changes with every change of one number, and where numbers change places, unless each goes to the same column
-    of the same block. Where the words of a filter are blocks of ``pixels`` rows of 16 columns, which is fastest, all
-    numbers of one pixel are at other columns. Blocks of large weights are four of those, since writing the sums would
-    take longer than reading: two inputs that change places in one filter are missed there if they are 32, 64 or 96
-    inputs apart in a block of 128 (float32, 3x3); of 16 filters a copy is compared, so that such a change of all
-    filters is not. Elsewhere as many columns are taken as a power of two divides a filter into (at most 512), or a
-    prime number of them and a copy of the rest.
+    A sum changes with every change of one number, and where numbers change places, unless each goes to a place that
+    the same sum is over. Where the words of a filter are blocks of ``pixels`` rows of 16 columns, which is fastest,
+    there is a sum for every column of four blocks and one for every block as a whole: the numbers in one column of one
+    block are of different pixels, so that no two inputs change places unseen. Elsewhere as many columns are taken as a
+    power of two divides a filter into (at most 512), or a prime number of them and a copy of the rest.
     """
     filters, words = bits.shape
-    if pixels > 1 and pixels % 2 and words % (COLUMNS * pixels) == 0:
-        if bits.nbytes <= MANY_BYTES or words % (4 * COLUMNS * pixels):
+    block = COLUMNS * pixels
+    if pixels > 1 and pixels % 2 and words % block == 0:
+        if words % (4 * block):
             return Content((bits.view(filters, -1, pixels, COLUMNS).sum(2, dtype=torch.int64), ), ())
-        some = bits[::-(-filters // 16)]
-        return Content((bits.view(filters, -1, 4 * pixels, COLUMNS).sum(2, dtype=torch.int64), ), (some, ))
+        # writing a sum takes as long as reading some numbers, so columns are long; the runs are read from the cache
+        return Content((bits.view(filters, -1, 4 * pixels, COLUMNS).sum(2, dtype=torch.int64),
+                        bits.view(filters, -1, block).sum(2, dtype=torch.int64)), ())
     columns = min(MOST_COLUMNS, words & -words)  # the power of two
     if columns >= LEAST_COLUMNS:
         return Content((bits.view(filters, -1, columns).sum(1, dtype=torch.int64), ), ())
@@ -121,9 +120,13 @@ def _equal(now: Content, seen: Content) -> bool:
 
 def is_unchanged(parameter: Tensor, seen: Fingerprint) -> bool:
     """Whether this is the parameter of which ``seen`` was taken, with the same values."""
-    if parameter is not seen.parameter or _known(parameter) != seen.known:
+    if parameter is not seen.parameter:
         return False
-    return seen.content is None or _equal(_content(parameter), seen.content)
+    content = seen.content
+    if content is not None and not content.sums:  # all numbers are compared: what else is known of them says no more
+        numbers = content.numbers[0]
+        return parameter.is_cpu and parameter.dtype is numbers.dtype and torch.equal(parameter, numbers)
+    return _known(parameter) == seen.known and (content is None or _equal(_content(parameter), content))
 
 
 def kept_form(layer: nn.Module, parameters: Sequence[Tensor], key: Hashable, build: Callable[[], Any]) -> Any:
@@ -136,13 +139,15 @@ def kept_form(layer: nn.Module, parameters: Sequence[Tensor], key: Hashable, bui
         key: which form of the kernel: everything beside the parameters that it depends on.
         build: makes it. A result of None (the form cannot be had) is kept as well.
     """
-    with torch.inference_mode(False), torch.no_grad():
-        kept = layer._kept
-        if len(parameters) != len(kept.seen) or not all(map(is_unchanged, parameters, kept.seen)):
-            kept = Kept(tuple(map(fingerprint, parameters)))
-        for known, form in kept.forms:
-            if known == key:
+    kept = layer._kept
+    known = len(parameters) == len(kept.seen) and all(map(is_unchanged, parameters, kept.seen))
+    if known:
+        for other, form in kept.forms:
+            if other == key:
                 return form
+    with torch.inference_mode(False), torch.no_grad():
+        if not known:
+            kept = Kept(tuple(map(fingerprint, parameters)))
         form = build()
         layer._kept = Kept(kept.seen, (*kept.forms, (key, form))[-MOST_FORMS:])
         return form

@@ -6,20 +6,23 @@ on two cores, where oneDNN reaches 480) and a little less than oneDNN of its AVX
 """
 import functools
 import math
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import Geometry, Triple
+from .geometry import Triple
 
 MISSING = AttributeError, NotImplementedError, RuntimeError, TypeError  # what a build without an operator raises
 
 
+_AVAILABLE = torch.backends.mkldnn.is_available()
+
+
 def has_onednn() -> bool:
     """Whether PyTorch computes with oneDNN now; ``torch.backends.mkldnn.enabled`` turns it off."""
-    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return _AVAILABLE and torch.backends.mkldnn.enabled
 
 
 def _by_onednn(a: Tensor, b: Tensor) -> Tensor:
@@ -69,13 +72,17 @@ def has_packed() -> bool:
         return False
 
 
-def prefers_packed(x: Tensor, kernel: Sequence[int], geometry: Geometry) -> bool:
+@functools.lru_cache(maxsize=4096)
+def prefers_packed(size: Tuple[int, ...], kernel: Tuple[int, ...], stride: Triple) -> bool:
     """Whether the kernel weighs more than what goes in and out, so that a convolution is mostly its rearrangement.
 
     512 -> 512 3^3 on 1x4x4 takes half of the time with a kernel that was rearranged once (docs/benchmarks.md).
+
+    Args:
+        size, kernel: shapes of the input and the kernel.
     """
-    outputs = x.numel() // x.shape[1] // math.prod(geometry.stride) * kernel[0]
-    return math.prod(kernel) > x.numel() + outputs
+    elements = math.prod(size)
+    return math.prod(kernel) > elements + elements // size[1] // math.prod(stride) * kernel[0]
 
 
 def packed_if_right(kernel: Tensor, x: Tensor, stride: Triple, padding: Triple, dilation: Triple,

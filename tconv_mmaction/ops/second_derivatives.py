@@ -10,7 +10,7 @@ from typing import Callable, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .conditions import context_refusal
+from .context import context_refusal
 
 
 def leave_to_autograd(*grads: Optional[Tensor]) -> bool:

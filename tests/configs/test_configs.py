@@ -37,9 +37,27 @@ def assert_a_step_trains_everything(runner):
     assert any(not torch.equal(before[name], p) for name, p in runner.model.named_parameters())
 
 
+def firsts():
+    """The first config of each depth, type of temporal convolutions and precision."""
+    found = {}
+    for path in CONFIGS:
+        config = Config.fromfile(path)
+        backbone = config.model.backbone
+        kind = backbone.type, backbone.get('depth'), str(backbone.get('temporal_cfg')), config.optim_wrapper.type
+        found.setdefault(kind, path)
+    return set(found.values())
+
+
+FIRSTS = firsts()
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_one_step_of_training_and_testing(path, tmp_path):
     config = reduced(path, tmp_path)
+    if path not in FIRSTS and config.model.backbone.type == 'TemporalResNet3d':  # as it is, only narrow: seconds less
+        width = config.model.backbone.get('base_channels', 64)
+        config.model.backbone.base_channels = 8
+        config.model.cls_head.in_channels = config.model.cls_head.in_channels * 8 // width
     if '_from-' in path.stem:  # starts from a checkpoint that another tool writes
         config.load_from = None
     runner = Runner.from_cfg(config)

@@ -353,13 +353,11 @@ def test_any_swap_of_two_inputs_is_seen(channels, filters, size, dtype, layout):
 
 
 def test_swaps_in_a_large_weight_are_seen():
-    """In all filters any two inputs; in one filter those that are not 32, 64 or 96 apart in a block of 128."""
     weight = torch.nn.Parameter(torch.randn(480, 256, 1, 3, 3, generator=torch.Generator().manual_seed(0)))
-    assert weight.nbytes > kept_kernel.MANY_BYTES
     before, values = kept_kernel.fingerprint(weight), weight.detach().clone()
     for which in (slice(None), 5):
-        for first, second in [(0, distance) for distance in (1, 2, 31, 33, 128, 160, 255)] + [(7, 39), (3, 99)]:
+        for first, second in [(0, distance) for distance in range(1, 256)] + [(7, 39), (3, 99), (127, 255)]:
             weight.data[which, [first, second]] = values[which, [second, first]]
-            missed = which == 5 and (second - first) % 32 == 0 and first // 128 == second // 128
-            assert kept_kernel.is_unchanged(weight, before) == missed, (which, first, second)
+            assert not kept_kernel.is_unchanged(weight, before), (which, first, second)
             weight.data.copy_(values)
+            assert kept_kernel.is_unchanged(weight, before)

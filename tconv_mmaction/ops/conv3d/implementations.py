@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..conditions import context_refusal, cpu_refusal
+from ..conditions import cpu_refusal
+from ..context import context_refusal
 from ..dispatch import Implementation, always, operator, supports_all
 from ..geometry import Geometry
 from . import minimal_filtering, single_clip

@@ -1,10 +1,10 @@
 """How a :class:`tconv_mmaction.layers.Conv3T` may be computed: a call is the layer, clips (N, I, T, H, W) and geometry.
 
 The layer is what has ``weight (O, I/groups, 1, kH, kW)``, ``temporal_tensors()``, ``gain``, ``bias``, ``matrices()``,
-``kernel()`` and ``needs_graph()``. On CPU a training step goes one of the ways at the top; in eval mode the kernel is
-computed once and kept, in the form that is fastest for the clip. What is "profitable" rests on tools/benchmarks/
-evaluation_paths.py and inner_paths.py, measured on two cores. On a GPU a training step makes the kernel in few
-launches: :mod:`.kernel_triton`, or without Triton a product with transforms that layers share
+``kernel()`` and ``needs_graph()``. In eval mode the kernel is computed once and kept, in the form that is fastest for
+the clip; a training step on CPU goes one of the ways from "moved_slices" on, or the factored one. What is "profitable"
+rests on tools/benchmarks/evaluation_paths.py and inner_paths.py, measured on two cores. On a GPU a training step makes
+the kernel in few launches: :mod:`.kernel_triton`, or without Triton a product with transforms that layers share
 (:mod:`.shared_transforms`).
 """
 from typing import Optional, Tuple
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ...maths.temporal_transform import slice_transforms
 from .. import onednn
-from ..conditions import ACCURATE, PLAIN, context_refusal, cpu_refusal, plain_refusal, tensor_refusal
+from ..conditions import ACCURATE, PLAIN, cpu_refusal, plain_refusal, tensor_refusal
+from ..context import context_refusal, once_per_call
 from ..conv3d import minimal_filtering, single_clip
 from ..conv3d.kernel_in_place import kernel_in_place_conv3d
-from ..dispatch import Implementation, always, once_per_call, operator, supports_all
+from ..dispatch import Implementation, always, operator, supports_all
 from ..geometry import Geometry
 from ..kept_kernel import can_keep, kept_form
 from . import kernel_triton
@@ -36,6 +37,11 @@ LARGE_FOR_CHANNELS = 30  # times the square of the channels
 
 def _kernel_shape(layer) -> Tuple[int, ...]:
     return (*layer.weight.shape[:2], *layer.kernel_size)
+
+
+@once_per_call
+def _shape(layer, x: Tensor, geometry: Geometry) -> Tuple[int, ...]:
+    return (*_tensors(layer, x, geometry)[0].shape[:2], *layer.kernel_size)
 
 
 def _rule(layer) -> Tuple[SliceRule, Tuple[Tensor, ...]]:
@@ -86,10 +92,9 @@ def _training_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
     """Why this is no training step on CPU that hand-written code may do."""
     if x.device.type != 'cpu':
         return f'tensors lie on {x.device.type}, this is for the CPU'
-    why = _factored_refusal(layer, x, geometry)
-    if why is None and not _needs_graph(layer, x, geometry):
+    if not _needs_graph(layer, x, geometry):  # first: in eval mode nothing else has to be looked at
         return 'no gradients of parameters are wanted'
-    return why
+    return _factored_refusal(layer, x, geometry)
 
 
 def _prefers_factored(layer, x: Tensor, geometry: Geometry) -> bool:
@@ -104,16 +109,16 @@ def _prefers_factored(layer, x: Tensor, geometry: Geometry) -> bool:
     has little to do for the taps that see padding. It is not taken with a spatial stride (it would compute 4 times the
     positions), or on other devices.
     """
-    depth, height, width = layer.kernel_size
-    channels, positions = layer.weight.shape[1], x.numel() // x.shape[1]
+    out_channels, channels, depth, height, width = _shape(layer, x, geometry)
+    positions = x.numel() // x.shape[1]
     if not (channels > 128 and height * width <= 9 and geometry.stride[1:] == (1, 1) and x.device.type == 'cpu'):
         return False
     if not (layer.training or _needs_graph(layer, x, geometry)):
         return channels >= 512 and positions >= 128 and x.shape[-3] > depth
     large = LARGE
-    if minimal_filtering.choose((1, *x.shape[1:]), x.dtype, _kernel_shape(layer), *geometry) is not None:
+    if minimal_filtering.choose((1, *x.shape[1:]), x.dtype, _shape(layer, x, geometry), *geometry) is not None:
         large = LARGE_FOR_CHANNELS * channels**2
-    return positions * layer.weight.shape[0] * height * width <= large * x.shape[0]
+    return positions * out_channels * height * width <= large * x.shape[0]
 
 
 def _run_factored(layer, x: Tensor, geometry: Geometry) -> Tensor:
@@ -139,7 +144,9 @@ def _patches_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
 
 
 def _prefers_patches(layer, x: Tensor, geometry: Geometry) -> bool:
-    return patches.profitable(x, _kernel_shape(layer), *geometry[:3])
+    if not x.numel() or not _needs_graph(layer, x, geometry):
+        return False
+    return patches.profitable(x, _shape(layer, x, geometry), *geometry[:3])
 
 
 def _run_patches(layer, x: Tensor, geometry: Geometry) -> Tensor:
@@ -149,7 +156,7 @@ def _run_patches(layer, x: Tensor, geometry: Geometry) -> Tensor:
 
 @once_per_call
 def _tile(layer, x: Tensor, geometry: Geometry) -> Optional[int]:
-    return minimal_filtering.choose(x.shape, x.dtype, _kernel_shape(layer), *geometry)
+    return minimal_filtering.choose(x.shape, x.dtype, _shape(layer, x, geometry), *geometry)
 
 
 def _filtering_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
@@ -177,7 +184,7 @@ def _kept_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
         return 'kernels are kept in eval mode only'
     if why is None and _needs_graph(layer, x, geometry):
         return 'gradients of parameters are wanted'
-    if why is None and layer.weight.device.type == 'meta':
+    if why is None and _tensors(layer, x, geometry)[0].is_meta:
         return 'tensors on the meta device have no numbers'
     if why is None and not can_keep(_tensors(layer, x, geometry)):
         return 'the weights are not plain parameters, or were made in inference mode: a change would not be seen'
@@ -217,8 +224,9 @@ def _bias_learns(layer) -> bool:
 
 
 def _prefers_packed(layer, x: Tensor, geometry: Geometry) -> bool:
-    return onednn.prefers_packed(x, _kernel_shape(layer), geometry) or single_clip.is_left_out(
-        x, _kernel_shape(layer), geometry.groups)
+    kernel = _shape(layer, x, geometry)
+    return onednn.prefers_packed(x.shape, kernel, geometry.stride) or single_clip.is_left_out(
+        x, kernel, geometry.groups)
 
 
 def _run_packed(layer, x: Tensor, geometry: Geometry) -> Tensor:
@@ -231,7 +239,7 @@ def _run_packed(layer, x: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _prefers_pairs(layer, x: Tensor, geometry: Geometry) -> bool:
-    return single_clip.pairs(x, _kernel_shape(layer), geometry.stride, geometry.groups)
+    return single_clip.pairs(x, _shape(layer, x, geometry), geometry.stride, geometry.groups)
 
 
 def _run_paired(layer, x: Tensor, geometry: Geometry) -> Tensor:
@@ -240,7 +248,7 @@ def _run_paired(layer, x: Tensor, geometry: Geometry) -> Tensor:
 
 @once_per_call
 def _paired_refusal(layer, x: Tensor, geometry: Geometry) -> Optional[str]:
-    return _kept_refusal(layer, x, geometry) or cpu_refusal(x, layer.weight)
+    return _kept_refusal(layer, x, geometry) or cpu_refusal(x, _tensors(layer, x, geometry)[0])
 
 
 def _run_kept(layer, x: Tensor, geometry: Geometry) -> Tensor:
@@ -310,13 +318,13 @@ def _run_reference(layer, x: Tensor, geometry: Geometry) -> Tensor:
 CONV3T = operator(
     'Conv3T',
     Implementation('factored', _factored_refusal, _prefers_factored, _run_factored),
+    Implementation('packed_kernel', _packed_refusal, _prefers_packed, _run_packed),
+    Implementation('paired_clip', _paired_refusal, _prefers_pairs, _run_paired),
+    Implementation('kept_kernel', _kept_refusal, always, _run_kept),
     Implementation('moved_slices', _training_refusal, _has_few_channels, _run_moved_slices),
     Implementation('slices_times_patches', _patches_refusal, _prefers_patches, _run_patches),
     Implementation('minimal_filtering', _filtering_refusal, always, _run_filtering),
     Implementation('kernel_in_place', _training_refusal, always, _run_in_place),
-    Implementation('packed_kernel', _packed_refusal, _prefers_packed, _run_packed),
-    Implementation('paired_clip', _paired_refusal, _prefers_pairs, _run_paired),
-    Implementation('kept_kernel', _kept_refusal, always, _run_kept),
     Implementation('made_kernel', _made_refusal, always, _run_made),
     Implementation('kernel_triton', _triton_refusal, always, _run_triton),
     Implementation(KERNEL_PRODUCT, _product_refusal, always, _run_product),
