@@ -165,6 +165,7 @@ def main(argv=None) -> int:
     parser.add_argument('--data-root', default='data/miracl', help='videos/ and the lists (default data/miracl)')
     parser.add_argument('--weights', help="a 2D ResNet18 checkpoint under torchvision's names")
     parser.add_argument('--cache', default='work_dirs/learned_motion', help='folder for the decoded clips')
+    parser.add_argument('--seeds', nargs='+', type=int, default=list(SEEDS), help='(default: 0 1)')
     parser.add_argument('--until', type=float, metavar='HOURS', help='begin no run after so many hours')
     parser.add_argument('--table-only', action='store_true', help='the tables of the runs there are')
     args = parser.parse_args(argv)
@@ -175,7 +176,7 @@ def main(argv=None) -> int:
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # silent about every initialised layer
 
     def work() -> None:
-        run_all(args.out / WORDS_LOG, keys(), lambda key: run(key, args.data_root, args.weights, args.cache),
+        run_all(args.out / WORDS_LOG, keys(args.seeds), lambda key: run(key, args.data_root, args.weights, args.cache),
                 deadline=deadline)
 
     page = PAGE if args.out.resolve() == RESULTS else None  # it shows what is committed, not somebody's own runs
