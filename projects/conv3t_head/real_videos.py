@@ -53,7 +53,7 @@ class Data(NamedTuple):
 DATA = {'miracl': Data('words_{part}_unseen{fold}.txt', 10, (48, 96), 15),
         'jhmdb': Data('jhmdb5_{part}_split{fold}.txt', 5, (96, 128), 30)}
 CONV3T = dict(type='Conv3THead', kernel_size=3, motion_std=(0.05, 0.05, 0.02), dropout_ratio=0.)
-HEADS = {'conv3t': CONV3T, 'conv3t_gain': dict(CONV3T, gain=True), 'i3d': dict(type='I3DHead', dropout_ratio=0.)}
+HEADS = {'conv3t': CONV3T, 'i3d': dict(type='I3DHead', dropout_ratio=0.)}
 LRS, MULT, BATCH = (3e-4, 1e-3, 3e-3), 3., 20
 FOLDS, SEEDS = (1, 2, 3), (0, 1, 2)
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -168,6 +168,7 @@ def main(argv=None) -> int:
                         help='folder with miracl/ and jhmdb/, each with videos/ and its lists (default data)')
     parser.add_argument('--data', nargs='+', choices=list(DATA), default=list(DATA), help='(default: both)')
     parser.add_argument('--cache', default='work_dirs/conv3t_head', help='folder for the features')
+    parser.add_argument('--seeds', nargs='+', type=int, default=list(SEEDS), help='(default: 0 1 2)')
     parser.add_argument('--until', type=float, metavar='HOURS', help='begin no run after so many hours')
     parser.add_argument('--table-only', action='store_true', help='the tables of the runs there are')
     args = parser.parse_args(argv)
@@ -184,7 +185,7 @@ def main(argv=None) -> int:
         for data in args.data:
             do([key_of(data, head, 1, 0, lr, True) for lr in LRS for head in HEADS])
             rates = {head: chosen_lr(read_runs(log), data, head) for head in HEADS}
-            do([key_of(data, head, fold, seed, rates[head], False) for seed in SEEDS for fold in FOLDS
+            do([key_of(data, head, fold, seed, rates[head], False) for seed in args.seeds for fold in FOLDS
                 for head in HEADS if rates[head]])
 
     page = PAGE if args.out.resolve() == RESULTS else None  # it shows what is committed, not somebody's own runs
