@@ -182,8 +182,8 @@ def fit(model: nn.Module, frames: Tensor, labels: Tensor, lr: float, settings: S
     return losses
 
 
-def train(data: str, name: str, split: int, settings: Settings, out: str, keep: bool = False) -> dict:
-    """One training and its tests, kept in OUT/runs; with ``keep`` its weights too, in OUT/weights."""
+def train(data: str, name: str, split: int, settings: Settings, out: str) -> dict:
+    """One training and its tests, kept in OUT/runs."""
     init_default_scope('mmaction')
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # silent about every initialised layer
     torch.set_num_threads(1)
@@ -198,10 +198,6 @@ def train(data: str, name: str, split: int, settings: Settings, out: str, keep: 
                           predicted=predict(model, frames, order == 'reversed')))
     run = dict(data=data, model=name, split=split, parameters=sum(p.numel() for p in model.parameters()),
                losses=losses, tests=tests, cpu_seconds=time.process_time() - start)
-    if keep:
-        (Path(out) / 'weights').mkdir(exist_ok=True)
-        with atomic_open(Path(out) / 'weights' / f'{data}_{name}_split{split}.pth', 'wb') as file:
-            torch.save(model.state_dict(), file)
     atomic_write_text(run_file(Path(out), data, name, split), json.dumps(run))
     return run
 
@@ -217,8 +213,7 @@ def _train(arguments: tuple) -> dict:
     return train(*arguments)
 
 
-def run_all(out: Path, jobs: Sequence[Tuple[str, str, int]], settings: Settings, processes: int,
-            keep: bool = False) -> None:
+def run_all(out: Path, jobs: Sequence[Tuple[str, str, int]], settings: Settings, processes: int) -> None:
     """Do the runs (data, net, split) that are not in ``out`` yet.
 
     Raises:
@@ -228,7 +223,7 @@ def run_all(out: Path, jobs: Sequence[Tuple[str, str, int]], settings: Settings,
     todo = [job for job in jobs if not run_file(out, *job).is_file()]
     print(f'{len(jobs) - len(todo)} of {len(jobs)} runs are there, {len(todo)} to do', flush=True)
     if todo:
-        arguments = [(*job, settings, str(out), keep) for job in todo]
+        arguments = [(*job, settings, str(out)) for job in todo]
         here = contextlib.nullcontext()
         with here if processes == 1 else get_context('spawn').Pool(min(processes, len(todo))) as pool:
             progress = ProgressBar(len(todo), file=sys.stdout)
@@ -316,7 +311,6 @@ def main(argv=None) -> int:
     parser.add_argument('--base-channels', type=int, default=defaults['base_channels'],
                         help=f"of the first layer; the full ResNets have 64 (default {defaults['base_channels']})")
     parser.add_argument('--processes', type=int, default=1, help='trainings at a time, one thread each (default 1)')
-    parser.add_argument('--keep-weights', action='store_true', help='in OUT/weights, of the runs that are done now')
     args = parser.parse_args(argv)
     if min(args.epochs, args.base_channels, args.processes) < 1:
         parser.error('--epochs, --base-channels and --processes must be at least 1.')
@@ -327,7 +321,7 @@ def main(argv=None) -> int:
     try:
         for data, split in {(data, split) for data, _, split in jobs}:
             read_list_of(data, split, Path(args.data_root))
-        run_all(args.out, jobs, settings, args.processes, args.keep_weights)
+        run_all(args.out, jobs, settings, args.processes)
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
