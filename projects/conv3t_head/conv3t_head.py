@@ -1,6 +1,6 @@
 """Does the motion of a class stand in its filter? Conv3THead on digits that move steadily, each class in its own way.
 
-    python projects/conv3t_head/conv3t_head.py --data-root data/mnist    all runs
+    python projects/conv3t_head/conv3t_head.py --data-root data/mnist    all runs; real_videos.py has the others
     python projects/conv3t_head/conv3t_head.py --table-only              table, figure and page of what is there
 
     OUT/runs.jsonl   one line per finished training, with the motion that each class's filter has learned
@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before PyTorch is imported
 import tconv_mmaction  # noqa: E402,F401  first: mmaction2 loads on today's PyTorch with it
@@ -84,6 +84,14 @@ def build(head: str) -> nn.Module:
     return nn.Sequential(PerFrame(), made)
 
 
+def temporal_groups(model: nn.Module, lr: float, mult: float) -> List[dict]:
+    """Adam's groups: the transforms, if there are some, at ``mult`` times the rate."""
+    transforms = {name: value for name, value in model.named_parameters()
+                  if name.rsplit('.', 1)[1] in ('scale', 'rotate', 'translate_x', 'translate_y')}
+    groups = [dict(params=[p for name, p in model.named_parameters() if name not in transforms], lr=lr)]
+    return groups + ([dict(params=list(transforms.values()), lr=mult * lr)] if transforms else [])
+
+
 def run(key: Key, data_root: Optional[str]) -> dict:
     """One line of runs.jsonl."""
     torch.set_num_threads(1)
@@ -91,12 +99,8 @@ def run(key: Key, data_root: Optional[str]) -> dict:
     x, y = clips(key['clips'], 'train', PER_CLASS, seed, data_root)
     torch.manual_seed(seed)
     model = build(key['head'])
-    temporal = [value for name, value in model.named_parameters()
-                if name.rsplit('.', 1)[1] in ('scale', 'rotate', 'translate_x', 'translate_y')]
-    known = {id(value) for value in temporal}
-    groups = [dict(params=[p for p in model.parameters() if id(p) not in known], lr=key['lr'])]
-    groups += [dict(params=temporal, lr=key['mult'] * key['lr'])] if temporal else []
-    optimizer, order = torch.optim.Adam(groups, fused=True), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(temporal_groups(model, key['lr'], key['mult']), fused=True)
+    order = torch.Generator().manual_seed(seed)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, key['epochs'] * -(-len(x) // BATCH))
     model.train()
     for _ in range(key['epochs']):
@@ -114,7 +118,7 @@ def run(key: Key, data_root: Optional[str]) -> dict:
         found = torch.cat([model(part).argmax(1) for part in x.split(50)])
     results = dict(accuracy=round(100 * float((found == y).float().mean()), 3), loss=round(float(np.mean(losses)), 4),
                    parameters=sum(p.numel() for p in model.parameters()))
-    if temporal:
+    if key['head'] != 'i3d':
         results['motion'] = {name: np.round(values.double().numpy(), 5).tolist() for name, values in
                              temporal_parameters(model)['1.conv'].items() if name != 'gain'}
     return results

@@ -1,4 +1,4 @@
-"""Tables and figure of runs.jsonl, and the same in docs/conv3t_head.md."""
+"""Tables and figure of runs.jsonl and real_videos.jsonl, and the same in docs/conv3t_head.md."""
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from truth import CLASSES, KERNEL, NAMES, agreement, learned_parameters, permutation_p, true_parameters  # beside this
 
+from tconv_mmaction.cli.run_log import read_runs
 from tconv_mmaction.cli.run_statistics import fill_page, mean_std, p_text, paired
 from tconv_mmaction.interpret import draw_trajectories, save_figure
 from tconv_mmaction.utils.atomic import atomic_write_text
@@ -15,6 +16,8 @@ from tconv_mmaction.utils.markdown import markdown_table
 PAGE = Path(__file__).resolve().parents[2] / 'docs/conv3t_head.md'
 HEADS = {'conv3t': 'Conv3THead', 'conv3t_gain': 'Conv3THead with gains', 'i3d': 'I3DHead'}
 NONE = 'No runs yet.'
+REAL_LOG = 'real_videos.jsonl'
+REAL = {'miracl': 'words (MIRACL-VC1)', 'jhmdb': 'five actions (J-HMDB)'}
 KINDS = {'motion': 'any digit', 'digits': 'class = digit'}
 
 
@@ -59,10 +62,29 @@ def class_table(runs: Sequence[dict]) -> Optional[str]:
     return markdown_table(['class', *(f'{name}, learned (true)' for name in NAMES)], rows)
 
 
+def real_table(runs: Sequence[dict]) -> str:
+    """Of real_videos.jsonl: accuracy forwards and backwards, differences paired by fold and seed."""
+    rows = []
+    for data, title in REAL.items():
+        found = {head: {(run['fold'], run['seed']): run for run in runs if not run['tuning']
+                        and (run['data'], run['head']) == (data, head)} for head in HEADS}
+        for head, name in HEADS.items():
+            own = list(found[head].values())
+            if own:
+                against = paired(*(pd.Series({key: run['accuracy'] for key, run in side.items()}, dtype=float)
+                                   for side in (found['i3d'], found[head])))
+                rows.append([title, name, f"{own[0]['parameters']:,}", f"{own[0]['lr']:g}", len(own),
+                             *(mean_std([run[key] for run in own]) for key in ('accuracy', 'accuracy_reversed')),
+                             '' if head == 'i3d' or against is None else against.text()])
+    return markdown_table(['clips', 'head', 'parameters', 'rate', 'runs', 'accuracy, %', 'played backwards',
+                           'minus I3DHead, 95 % interval'], rows) if rows else NONE
+
+
 def write_results(runs: Sequence[dict], out: Path, page: Optional[Path]) -> str:
-    """Writes tables.md, classes.png and, if given, the page; returns the tables."""
+    """Writes tables.md, classes.png and, if given, the page; returns the tables. Runs of real videos are read from
+    ``out``."""
     tables: Dict[str, str] = dict(accuracy=accuracy_table(runs), agreement=agreement_table(runs),
-                                  classes=class_table(runs), figure=NONE)
+                                  classes=class_table(runs), real=real_table(read_runs(out / REAL_LOG)), figure=NONE)
     own = of(runs, 'motion', 'conv3t')
     figure = None
     if own:

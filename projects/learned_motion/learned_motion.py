@@ -58,7 +58,7 @@ RESULTS = Path(__file__).resolve().parent / 'results'
 PARTS = ('ladder', 'start', 'gains')
 STARTS = ('identity', 'random', 'flow')
 LRS, TUNE_SEED = (1e-3, 3e-3), 100
-SEEDS = range(5)
+SEEDS = dict(ladder=range(3), start=range(5), gains=range(3))
 BATCH, TESTED = 20, 30  # clips per class that are tested
 FITS = 64  # randomised filters per layer and null
 
@@ -169,13 +169,13 @@ def plan(part: str, log: Path, do) -> None:
             do([key_of(part, net, videos, TUNE_SEED, lr, True) for lr in LRS for net in NETS])
             runs = read_runs(log)
             rates = {net: chosen_lr(runs, part=part, net=net, videos=videos) for net in NETS}
-            do([key_of(part, net, videos, seed, rates[net]) for seed in SEEDS for net in NETS if rates[net]])
+            do([key_of(part, net, videos, seed, rates[net]) for seed in SEEDS[part] for net in NETS if rates[net]])
     elif part == 'ladder':
         do([{**key_of(part, net, videos, seed, 1e-3), 'per_class': 100, 'epochs': 10, 'weight_decay': decay}
-            for seed in range(3) for net, videos, decay in (
+            for seed in SEEDS[part] for net, videos, decay in (
                 ('3d', 'motion', 0.), ('3d', 'motion', 5.), ('3d', 'digits', 5.), ('3t_moving_gain', 'motion', 5.))])
     else:
-        do([key_of(part, '3t', 'motion', seed, 1e-3, start=start) for seed in SEEDS for start in STARTS])
+        do([key_of(part, '3t', 'motion', seed, 1e-3, start=start) for seed in SEEDS[part] for start in STARTS])
 
 
 def main(argv=None) -> int:

@@ -1,4 +1,4 @@
-"""Tables of runs.jsonl, and the same in docs/learned_motion.md."""
+"""Tables of runs.jsonl and words.jsonl, and the same in docs/learned_motion.md."""
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 from nets import NETS  # beside this file
 
+from tconv_mmaction.cli.run_log import read_runs
 from tconv_mmaction.cli.run_statistics import fill_page, mean_std, paired
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs/learned_motion.md'
+WORDS_LOG = 'words.jsonl'
 NONE = 'No runs yet.'
 STARTS = {'identity': 'identity', 'random': 'random velocities', 'flow': 'velocities of the training clips'}
 
@@ -67,10 +69,29 @@ def start_table(runs: Sequence[dict]) -> str:
                           rows) if rows else NONE
 
 
+def words_table(runs: Sequence[dict]) -> str:
+    """Of words.jsonl; differences are paired by fold and seed."""
+    found = {start: {(run['fold'], run['seed']): run for run in _of(runs, start=start)} for start in STARTS}
+    series = {start: pd.Series({key: run['test'] for key, run in own.items()}, dtype=float)
+              for start, own in found.items()}
+    rows = []
+    for start, title in STARTS.items():
+        own = list(found[start].values())
+        if own:
+            against = paired(series['identity'], series[start]) if start != 'identity' else None
+            moved = [mean_std([run[when][i] for run in own], 3) for when in ('started', 'motion') for i in range(3)]
+            rows.append([title, len(own), mean_std(series[start]), against.text() if against else '',
+                         mean_std([run['reversed'] for run in own]), *moved])
+    return markdown_table(['start of the transforms', 'runs', 'test accuracy, %', 'minus identity, 95 % interval',
+                           'played backwards, %', '|shift| at first', '|turn|', '|log s|', '|shift| trained', '|turn|',
+                           '|log s|'], rows) if rows else NONE
+
+
 def write_results(runs: Sequence[dict], out: Path, page: Optional[Path]) -> str:
-    """Writes tables.md and, if given, the page; returns the tables."""
+    """Writes tables.md and, if given, the page; returns the tables. Runs on words are read from ``out``."""
     tables: Dict[str, str] = {'ladder': ladder_table(runs, 'ladder'), 'change': ladder_table(runs, 'change'),
-                              'start': start_table(runs), 'gains-motion': gains_table(runs, 'motion'),
+                              'start': start_table(runs), 'words': words_table(read_runs(out / WORDS_LOG)),
+                              'gains-motion': gains_table(runs, 'motion'),
                               'gains-digits': gains_table(runs, 'digits')}
     text = '\n\n'.join(f'{name}\n\n{table}' for name, table in tables.items())
     atomic_write_text(out / 'tables.md', text + '\n')

@@ -9,7 +9,8 @@ taken; a filter of a trained network is nowhere near one, so that this costs nex
 Zooms and shifts are bounded per step. Without bounds the best fit to a kernel of noise magnifies a few pixels of K_1 a
 hundred times, to make slices of one colour: better least squares, and no motion.
 
-Chunks keep the memory within bounds whatever the layer is.
+Chunks keep the memory within bounds whatever the layer is; on the CPU as many are worked on at a time as PyTorch has
+threads, each on one.
 """
 import math
 from typing import Callable, NamedTuple, Optional, Tuple
@@ -17,6 +18,7 @@ from typing import Callable, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
+from .in_threads import in_threads, threads_for
 from .levenberg_marquardt import levenberg_marquardt
 from .motion_starts import best_of_grid, start_grid, steps_put_together
 from .projected_residual import ProjectedResidual, reduced
@@ -178,9 +180,11 @@ def nearest_3t_kernel(weight: Tensor, gain: bool = False, transform: str = 'affi
         all_starts = _starts(everything, gains, starts, memory, seed)
     else:
         all_starts, starts = initial[:, None], 1
-    chunk = max(1, memory // max(everything.bytes_per_problem() * starts, 4 * rows))
-    parts, done = [], 0
-    for part, few, points, still in zip(*(all_.split(chunk) for all_ in (weight, slices, all_starts, gains))):
+    threads = threads_for(weight.device)
+    chunk = min(-(-len(weight) // threads), memory // max(everything.bytes_per_problem() * starts, 4 * rows) // threads)
+    chunk = max(1, chunk)
+
+    def search(part: Tensor, few: Tensor, points: Tensor, still: Tensor) -> Tuple[Tensor, ...]:
         total = part.flatten(1).square().sum(1)
         problem = ProjectedResidual(few, size, gain, transform, reference, ridge)
         found = _searched(problem, points[:, :starts], total, iterations, SURVIVORS)
@@ -194,8 +198,13 @@ def nearest_3t_kernel(weight: Tensor, gain: bool = False, transform: str = 'affi
         kernel, left = problem.kernel(parameters, everyone, part.flatten(2).mT)
         explained = torch.where(total == 0, 1, 1 - left / torch.where(total == 0, 1, total))
         slopes = curvature(problem.linearise(parameters, everyone)[2], total)
-        parts.append((parameters, kernel, explained, slopes, converged))
-        done += len(part)
+        return parameters, kernel, explained, slopes, converged
+
+    parts, done = [], 0
+    chunks = zip(*(all_.split(chunk) for all_ in (weight, slices, all_starts, gains)))
+    for part in in_threads(search, chunks, threads):
+        parts.append(part)
+        done += len(part[0])
         if progress is not None:
             progress(done, len(weight))
     return Nearest(*map(torch.cat, zip(*parts)))

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.resnet2d import random_resnet2d
+from helpers.videos import smooth_clip
 
 from tconv_mmaction.backbones.moving_start import velocities
 from tconv_mmaction.cli.run_log import read_runs
 
-MODULES = ('conv3t_head', 'tables', 'truth')
+MODULES = ('conv3t_head', 'real_videos', 'tables', 'truth')
 
 
 @pytest.fixture
@@ -60,3 +62,45 @@ def test_one_short_run(project, tmp_path):
     assert np.shape(runs[0]['motion']['scale']) == (4, 10) and 'motion' not in runs[1]
     assert (tmp_path / 'classes.png').stat().st_size > 10000
     assert 'counter-clockwise' in (tmp_path / 'tables.md').read_text()
+
+
+def test_frozen_features_are_those_of_single_frames(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(project.real_videos, 'STEM', 8)
+    torch.save(random_resnet2d(18), tmp_path / 'resnet18.pth')
+    clip = smooth_clip(3, 32, 48).transpose(3, 0, 1, 2)[None]
+    maps, single = (project.real_videos.features_of(frames, str(tmp_path / 'resnet18.pth'))
+                    for frames in (clip, clip[:, :, 1:2]))
+    assert maps.shape == (1, 16, 3, 4, 6) and maps.dtype == torch.float16
+    torch.testing.assert_close(maps[:, :, 1:2], single)
+
+
+def test_rates_are_chosen_within_the_training_list(project, tmp_path):
+    for name, clips in dict(words_train_unseen1=[f'{who}_{i}.avi' for who in 'abcdefghij' for i in range(2)],
+                            words_test_unseen1=['x_0.avi'], jhmdb5_train_split1=['a', 'b', 'c'],
+                            jhmdb5_test_split1=['d'], jhmdb5_test_split2=['b', 'd']).items():
+        (tmp_path / f'{name}.txt').write_text(''.join(f'{clip} 0\n' for clip in clips))
+    train, held = project.real_videos.lists('miracl', tmp_path, 1, tuning=True)
+    assert set(held) == {'a_0.avi', 'a_1.avi', 'f_0.avi', 'f_1.avi'} and len(train) == 16
+    assert [list(part) for part in project.real_videos.lists('jhmdb', tmp_path, 1, tuning=True)] == [
+        ['a', 'c'], ['b']]
+    assert [list(part) for part in project.real_videos.lists('jhmdb', tmp_path, 1, tuning=False)] == [
+        ['a', 'b', 'c'], ['d']]
+
+
+def test_one_head_on_features(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(project.real_videos, 'STEM', 2)
+    names = [f'{i}.avi' for i in range(20)]
+    (tmp_path / 'jhmdb').mkdir()
+    for part in ('train', 'test'):
+        lines = ''.join(f'{name} {i % 5}\n' for i, name in enumerate(names))
+        (tmp_path / f'jhmdb/jhmdb5_{part}_split1.txt').write_text(lines)
+    maps = torch.randn(20, 4, 4, 3, 3).half()
+    maps[torch.arange(20), torch.arange(20) % 4, :] += 3 * (torch.arange(20) % 5 > 0)[:, None, None, None]
+    np.savez(tmp_path / 'jhmdb_features.npz', features=maps.numpy(), names=np.array(names))
+    runs = []
+    for head in ('conv3t', 'i3d'):
+        key = project.real_videos.key_of('jhmdb', head, 1, 0, 3e-2, False)
+        runs.append({**key, **project.real_videos.run(key, tmp_path, '', str(tmp_path))})
+    assert runs[0]['parameters'] == 5 * (4 * 9 + 8 + 1) and min(run['accuracy'] for run in runs) > 30
+    assert runs[1]['accuracy'] == runs[1]['accuracy_reversed']  # averages of frames have no order
+    assert 'five actions' in project.tables.real_table(runs)

@@ -1,14 +1,17 @@
-"""projects/learned_motion: clips, starts from a 2D network, tables."""
+"""projects/learned_motion: clips, starts from a 2D network, words, tables."""
 import importlib
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.resnet2d import random_resnet2d
+from helpers.videos import smooth_clip
 from mmengine.registry import init_default_scope
 
-MODULES = ('learned_motion', 'clips', 'nets', 'tables')
+MODULES = ('learned_motion', 'words', 'clips', 'nets', 'tables')
 
 
 @pytest.fixture
@@ -49,3 +52,26 @@ def test_runs_and_tables(project, tmp_path):
     assert runs[0]['started'] == (0., 0., 0.) and min(runs[1]['started']) > 0
     text = project.tables.write_results(runs, tmp_path, None)
     assert 'velocities of the training clips' in text and 'No runs yet.' in text
+
+
+def test_words_start_as_asked_from_a_2d_net(project, tmp_path, monkeypatch):
+    words = project.words
+    for name, value in dict(CHANNELS=8, PER_CLASS=1, EPOCHS=1).items():
+        monkeypatch.setattr(words, name, value)
+    torch.save(random_resnet2d(18), tmp_path / 'resnet18.pth')
+    names = [f'{word}.avi' for word in range(10)]
+    for part in ('train', 'test'):
+        (tmp_path / f'words_{part}_unseen1.txt').write_text(''.join(f'{n} {i}\n' for i, n in enumerate(names)))
+    clips = np.stack([smooth_clip(8, 36, 72) for _ in names]).transpose(0, 4, 1, 2, 3)
+    np.savez(tmp_path / 'words.npz', clips=clips, names=np.array(names))
+    key = dict(words.keys()[0], start='flow')
+    found = words.run(key, str(tmp_path), str(tmp_path / 'resnet18.pth'), str(tmp_path))
+    assert min(found['started']) > 0 and 0 <= found['reversed'] <= 100
+    assert words.mean_motion(words.build(str(tmp_path / 'resnet18.pth'))) == (0., 0., 0.)
+
+
+def test_words_are_paired_by_fold_and_seed(project, tmp_path):
+    runs = [dict(part='words', start=start, fold=fold, seed=0, test=test, reversed=10., started=(0., 0., 0.),
+                 motion=(0., 0., 0.)) for start, fold, test in (
+                     ('identity', 1, 20.), ('identity', 2, 30.), ('flow', 2, 34.), ('flow', 1, 22.))]
+    assert '+3.0 ± 12.7' in project.tables.words_table(runs)  # 2 and 4: 3 ± 12.706 * 1

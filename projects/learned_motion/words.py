@@ -1,0 +1,188 @@
+"""Does 3T from ImageNet weights learn words better if its transforms start moving? MIRACL-VC1, unseen speakers.
+
+    python projects/learned_motion/words.py --data-root data/miracl --weights resnet18.pth
+    python projects/learned_motion/words.py --table-only    tables and page of what is there
+
+    OUT/words.jsonl   one line per finished training
+
+ResNet18 up to layer3, K_1 of every 3T layer and all batch norms from a 2D network's weights; the transforms start at
+the identity, with random velocities, or with velocities drawn from the dense flow of the training clips. 8 frames of
+32x64 pixels (random crop of 36x72 and mirror in training), 20 clips of each word, Adam, 6 epochs. All starts of a fold
+and seed see the same clips in the same order. Tested on five speakers that are not in the training list, also played
+backwards. What is finished is not run again.
+"""
+import argparse
+import logging
+import os
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Dict, List, Sequence
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # before PyTorch is imported
+import tconv_mmaction  # noqa: E402,F401  first: mmaction2 loads on today's PyTorch with it
+
+# isort: split
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from mmaction.registry import MODELS  # noqa: E402
+from mmengine.logging import MMLogger  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
+from nets import MOTION_STD, mean_motion  # noqa: E402  beside this file
+from tables import PAGE, STARTS, WORDS_LOG, write_results  # noqa: E402  beside this file
+from torch import Tensor, nn  # noqa: E402
+
+from tconv_mmaction.backbones.moving_start import start_moving  # noqa: E402
+from tconv_mmaction.cli.run_log import Key, finish_study, read_runs, run_all  # noqa: E402
+from tconv_mmaction.cli.studies import read_list, whole_videos  # noqa: E402
+from tconv_mmaction.datasets.clip_motion import clip_motion  # noqa: E402
+from tconv_mmaction.utils.atomic import atomic_open  # noqa: E402
+from tconv_mmaction.utils.complexity import BackboneAndHead  # noqa: E402
+
+RESULTS = Path(__file__).resolve().parent / 'results'
+CLASSES, FRAMES, HEIGHT, WIDTH, MARGIN = 10, 8, 32, 64, 4  # a crop from MARGIN (2 MARGIN) pixels more
+CHANNELS = 64  # of the 2D network's stem
+PER_CLASS, EPOCHS, BATCH, LR, HEAD_LR = 20, 6, 10, 3e-4, 1e-3
+FOLDS, SEEDS = (1, 2, 3), (0, 1)
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@lru_cache(maxsize=1)
+def decoded(root: str, cache: str) -> Dict[str, np.ndarray]:
+    """{clip: (3, T, H, W)} uint8, decoded once and kept in a file."""
+    path = Path(cache) / 'words.npz'
+    if not path.is_file():
+        names = sorted({name for part in ('train', 'test') for name in listed(root, part, 1)})
+        clips = whole_videos(Path(root) / 'videos', names, FRAMES, HEIGHT + MARGIN, WIDTH + 2 * MARGIN)
+        with atomic_open(path, 'wb') as file:
+            np.savez(file, clips=clips, names=np.array(names))
+    with np.load(path) as kept:
+        return dict(zip(kept['names'].tolist(), kept['clips']))
+
+
+def listed(root: str, part: str, fold: int) -> Dict[str, int]:
+    return read_list(Path(root) / f'words_{part}_unseen{fold}.txt')
+
+
+def some(clips: Dict[str, int], per_class: int, seed: int) -> List[str]:
+    """``per_class`` clips of every class, drawn by ``seed``."""
+    names, rng = np.array(sorted(clips)), np.random.default_rng(seed)
+    labels = np.array([clips[name] for name in names])
+    return [str(name) for label in range(CLASSES)
+            for name in rng.permutation(names[labels == label])[:per_class]]
+
+
+def build(weights: str) -> nn.Module:
+    """Clips (N, 3, T, H, W) -> scores (N, 10), the transforms at the identity."""
+    backbone = MODELS.build(dict(
+        type='TemporalResNet3d', depth=18, base_channels=CHANNELS, num_stages=3, out_indices=(2, ),
+        spatial_strides=(1, 2, 2), temporal_strides=(1, 1, 1), dilations=(1, 1, 1), temporal_kernels=(7, 3, 3, 3),
+        temporal_cfg=dict(type='Conv3T'), conv1_stride_t=2, pool1_kernel=(3, 3, 3), pool1_stride_t=1,
+        pretrained=weights))
+    head = MODELS.build(dict(type='I3DHead', num_classes=CLASSES, in_channels=4 * CHANNELS, dropout_ratio=0.))
+    backbone.init_weights()
+    head.init_weights()
+    return BackboneAndHead(backbone, head)
+
+
+def velocities(start: str, clips: np.ndarray, seed: int) -> np.ndarray:
+    """``(n, 4)`` of :func:`start_moving`, per frame of the clip; 'random' is MOTION_STD of the first layer, whose
+    half kernel is three pixels."""
+    if start == 'flow':
+        return np.concatenate([clip_motion(clip.transpose(1, 2, 3, 0)) for clip in clips])
+    shift, turn, zoom = MOTION_STD
+    return np.random.default_rng(seed).normal(size=(500, 4)) * (zoom, turn, 3 * shift, 3 * shift)
+
+
+def normalized(clips: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1, 1) for values in (MEAN, STD))
+    return (clips.float() - mean) / std
+
+
+def augmented(clips: Tensor, draw: torch.Generator) -> Tensor:
+    """A crop of HEIGHT x WIDTH and perhaps a mirror image, one draw per clip."""
+    out = []
+    for clip in clips:
+        top, left, mirror = (int(torch.randint(0, n, (), generator=draw)) for n in (MARGIN + 1, 2 * MARGIN + 1, 2))
+        clip = clip[..., top:top + HEIGHT, left:left + WIDTH]
+        out.append(clip.flip(-1) if mirror else clip)
+    return torch.stack(out)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, clips: Tensor, labels: Tensor) -> float:
+    """Top-1 of the middle crop in percent."""
+    clips = clips[..., MARGIN // 2:MARGIN // 2 + HEIGHT, MARGIN:MARGIN + WIDTH]
+    with torch.autocast('cpu', torch.bfloat16):
+        found = torch.cat([model(normalized(part)).argmax(1) for part in clips.split(20)])
+    return round(100 * float((found == labels).float().mean()), 3)
+
+
+def run(key: Key, root: str, weights: str, cache: str) -> dict:
+    """One line of words.jsonl."""
+    torch.set_num_threads(1)
+    clips, seed = decoded(root, cache), key['seed']
+    train, test = (listed(root, part, key['fold']) for part in ('train', 'test'))
+    chosen = some(train, PER_CLASS, seed)
+    x, y = np.stack([clips[name] for name in chosen]), torch.tensor([train[name] for name in chosen])
+    torch.manual_seed(seed)
+    model = build(weights)
+    if key['start'] != 'identity':
+        start_moving(model.backbone, velocities(key['start'], x, seed), (3, FRAMES, HEIGHT, WIDTH), seed)
+    started, x = mean_motion(model), torch.from_numpy(x)
+    optimizer = torch.optim.Adam([dict(params=model.backbone.parameters(), lr=LR),
+                                  dict(params=model.head.parameters(), lr=HEAD_LR)], fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * (len(x) // BATCH))
+    draw = torch.Generator().manual_seed(seed)
+    model.train()
+    for _ in range(EPOCHS):
+        losses = []
+        for batch in torch.randperm(len(x), generator=draw).split(BATCH):
+            with torch.autocast('cpu', torch.bfloat16):
+                scores = model(normalized(augmented(x[batch], draw)))
+            loss = F.cross_entropy(scores.float(), y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+    model.eval()
+    x, y = torch.from_numpy(np.stack([clips[name] for name in test])), torch.tensor(list(test.values()))
+    return dict(test=accuracy(model, x, y), reversed=accuracy(model, x.flip(2), y), started=started,
+                motion=mean_motion(model), loss=round(float(np.mean(losses)), 4))
+
+
+def keys(seeds: Sequence[int] = SEEDS) -> List[Key]:
+    return [dict(part='words', start=start, fold=fold, seed=seed, lr=LR, per_class=PER_CLASS, epochs=EPOCHS)
+            for seed in seeds for fold in FOLDS for start in STARTS]
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, default=RESULTS, help='(default: results beside this file)')
+    parser.add_argument('--data-root', default='data/miracl', help='videos/ and the lists (default data/miracl)')
+    parser.add_argument('--weights', help="a 2D ResNet18 checkpoint under torchvision's names")
+    parser.add_argument('--cache', default='work_dirs/learned_motion', help='folder for the decoded clips')
+    parser.add_argument('--seeds', nargs='+', type=int, default=list(SEEDS), help='(default: 0 1)')
+    parser.add_argument('--until', type=float, metavar='HOURS', help='begin no run after so many hours')
+    parser.add_argument('--table-only', action='store_true', help='the tables of the runs there are')
+    args = parser.parse_args(argv)
+    if args.weights is None and not args.table_only:
+        parser.error('--weights is needed: K_1 comes from a 2D network.')
+    deadline = None if args.until is None else time.time() + 3600 * args.until
+    init_default_scope('mmaction')
+    MMLogger.get_current_instance().setLevel(logging.WARNING)  # silent about every initialised layer
+
+    def work() -> None:
+        run_all(args.out / WORDS_LOG, keys(args.seeds), lambda key: run(key, args.data_root, args.weights, args.cache),
+                deadline=deadline)
+
+    page = PAGE if args.out.resolve() == RESULTS else None  # it shows what is committed, not somebody's own runs
+    return finish_study(args.out / WORDS_LOG, None if args.table_only else work,
+                        lambda _: write_results(read_runs(args.out / 'runs.jsonl'), args.out, page))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
