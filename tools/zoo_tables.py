@@ -41,7 +41,8 @@ COLLECTIONS = {
               'Networks')),
 }
 DATA = {'video-mnist': 'Video-MNIST', 'jester-rgb': 'Jester', 'ucf101-rgb': 'UCF101',
-        'folder-rgb': 'a folder of videos', 'sthv2-rgb': 'SthV2', 'mini-sthv2-rgb': 'mini-SthV2',
+        'folder-rgb': 'a folder of videos', 'miracl-rgb': 'MIRACL-VC1 words',
+        'sthv2-rgb': 'SthV2', 'mini-sthv2-rgb': 'mini-SthV2',
         'kinetics400-rgb': 'Kinetics-400', 'mini-kinetics400-rgb': 'mini-Kinetics-400', 'kth-rgb': 'KTH'}
 NOT_TRAINED = 'not trained here'
 

@@ -2,6 +2,7 @@
 
     python projects/clstm_against_i3d/clstm_against_i3d.py --data-root data/jhmdb \\
         --out-dir projects/clstm_against_i3d/results
+    python projects/clstm_against_i3d/clstm_against_i3d.py --out-dir projects/clstm_against_i3d/results --table-only
 
 Mänttäri et al., "Interpreting Video Features" (ACCV 2020), Table 1, test both networks on clips played backwards too.
 This does so on data that a CPU can train on: the clips `sit` and `stand` of J-HMDB (Jhuang et al., ICCV 2013) in
@@ -10,7 +11,8 @@ configs/. Each run is tools/train.py followed by tools/test.py on the test clips
 training clips.
 
 What is finished is not run again, and a training that was stopped goes on from its last checkpoint (every 5 epochs),
-so the same command resumes. results.csv has one row per test, losses.csv the training loss, table.md the means.
+so the same command resumes. results.csv has one row per test and what the majority of the training clips would get,
+changes.csv the answers that change backwards, losses.csv the training loss; table.md comes from these three.
 """
 import argparse
 import itertools
@@ -41,6 +43,8 @@ CONFIGS = Path(__file__).resolve().parent / 'configs'
 MODELS = {'clstm': 'C-LSTM', 'i3d': 'I3D', 'clstm_shared': 'C-LSTM, shared BatchNorm'}
 TESTS = [('test', 'normal'), ('test', 'reversed'), ('train', 'normal')]
 LOOP = 'Epoch(train)'
+MAJORITY = 'majority'  # in results.csv: no network
+TABLES = ('results', 'changes', 'losses')  # the csv files that table.md comes from
 
 
 def run(command: List[str], log: Path, show: str = '') -> None:
@@ -129,45 +133,70 @@ def result_rows(results: Sequence[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table(results: Sequence[dict], loss_rows: Sequence[dict], lists: Dict[int, Dict[str, Dict[str, int]]]) -> str:
-    """table.md: means over the splits, baselines, what chance does, and how often the direction mattered."""
-    frame, body = pd.DataFrame(list(results)), []
-    for model in [m for m in MODELS if m in set(frame['model'])]:
+def majority_rows(lists: Dict[int, Dict[str, Dict[str, int]]]) -> pd.DataFrame:
+    """Rows of results.csv: the test clips of every split, all answered with the most frequent training label."""
+    rows = []
+    for split, parts in lists.items():
+        base, n = majority_baseline(list(parts['train'].values()), list(parts['test'].values())), len(parts['test'])
+        rows.append(dict(model=MAJORITY, split=split, clips='test', order='normal', n=n,
+                         right=round(base['accuracy'] * n), accuracy=round(base['accuracy'], 4),
+                         f1=round(base['f1'], 4)))
+    return pd.DataFrame(rows)
+
+
+def change_rows(results: Sequence[dict], lists: Dict[int, Dict[str, Dict[str, int]]]) -> pd.DataFrame:
+    """changes.csv: per network over all splits; ``distinct``: test clips that are in several splits counted once."""
+    return direction_changes(results).assign(distinct=len(set().union(*(p['test'] for p in lists.values()))))
+
+
+def table(results: pd.DataFrame, changes: pd.DataFrame, losses: pd.DataFrame) -> str:
+    """table.md from the three csv files: means over the splits, baselines, what chance does, and how often the
+    direction mattered."""
+    body = []
+    for model in [m for m in MODELS if m in set(results['model'])]:
         for order, name in (('normal', ''), ('reversed', ' (rev.)')):
-            rows = frame[(frame['model'] == model) & (frame['order'] == order)]
+            rows = results[(results['model'] == model) & (results['order'] == order)]
             tested, trained = rows[rows['clips'] == 'test'], rows[rows['clips'] == 'train']
             body.append([MODELS[model] + name, mean_std(tested['f1']), mean_std(tested['accuracy']),
                          ', '.join(f'{a:.2f}' for a in tested['accuracy']),
                          mean_std(trained['accuracy']) if len(trained) else ''])
-    base = [majority_baseline(list(p['train'].values()), list(p['test'].values())) for p in lists.values()]
-    body.append(['always the majority of the training clips', mean_std(b['f1'] for b in base),
-                 mean_std(b['accuracy'] for b in base), ', '.join(f"{b['accuracy']:.2f}" for b in base), ''])
+    base = results[results['model'] == MAJORITY]
+    body.append(['always the majority of the training clips', mean_std(base['f1']), mean_std(base['accuracy']),
+                 ', '.join(f'{a:.2f}' for a in base['accuracy']), ''])
     parts = [markdown_table(['network', 'F1, test', 'accuracy, test', 'per split', 'accuracy, training clips'], body)]
 
-    sizes = [len(p['test']) for p in lists.values()]
+    sizes = base['n'].tolist()
     low, high = binom.interval(0.95, sizes[0], 0.5)
-    distinct = len(set().union(*(p['test'] for p in lists.values())))
     parts.append(
-        f'Mean ± standard deviation over {len(lists)} splits. Test clips: {", ".join(map(str, sizes))} ({distinct} '
-        f'different ones). One clip of {sizes[0]} is {1 / sizes[0]:.3f} of accuracy; a coin gets {low:.0f} to '
+        f'Mean ± standard deviation over {len(base)} splits. Test clips: {", ".join(map(str, sizes))} '
+        f'({changes.distinct.iloc[0]} different ones). One clip '
+        f'of {sizes[0]} is {1 / sizes[0]:.3f} of accuracy; a coin gets {low:.0f} to '
         f'{high:.0f} of {sizes[0]} right in at least 95 % of all cases ({low / sizes[0]:.2f} to '
         f'{high / sizes[0]:.2f}; standard deviation {(0.25 / sizes[0])**0.5:.2f}).')
 
-    changes = []
-    for row in direction_changes(results).itertuples(index=False):
+    reversal = []
+    for row in changes.itertuples(index=False):
         moved = row.right_to_wrong + row.wrong_to_right
         p_value = f'{binomtest(row.right_to_wrong, moved).pvalue:.3f}' if moved else ''
-        changes.append([MODELS[row.model], row.n, row.changed, row.right_to_wrong, row.wrong_to_right,
-                        p_value])
+        reversal.append([MODELS[row.model], row.n, row.changed, row.right_to_wrong, row.wrong_to_right, p_value])
     parts.append(markdown_table(['network', 'test clips, all splits', 'answer changes backwards', 'right to wrong',
-                                 'wrong to right', 'exact McNemar p'], changes))
+                                 'wrong to right', 'exact McNemar p'], reversal))
 
-    loss = pd.DataFrame(list(loss_rows))
-    ends = loss.sort_values('epoch').groupby(['model', 'split'])['loss'].agg(['first', 'last']).groupby('model')
+    ends = losses.sort_values('epoch').groupby(['model', 'split'])['loss'].agg(['first', 'last']).groupby('model')
     parts.append(markdown_table(['network', 'training loss, first epoch', 'last epoch'],
                                 [[MODELS[model], mean_std(values['first']), mean_std(values['last'])]
                            for model, values in ends]))
     return '\n\n'.join(parts) + '\n'
+
+
+def write_table(out_dir: Path) -> None:
+    """table.md of a folder with the csv files."""
+    missing = [name for name in TABLES if not (out_dir / f'{name}.csv').is_file()]
+    if missing:
+        raise SystemExit(f'error: {out_dir} has no {missing[0]}.csv: run the study first.')
+    text = table(*(pd.read_csv(out_dir / f'{name}.csv') for name in TABLES))
+    atomic_write_text(out_dir / 'table.md', text)
+    print(f'\n{text}\n{", ".join(f"{name}.csv" for name in TABLES)} and table.md are in {out_dir}')
 
 
 def parse_args() -> argparse.Namespace:
@@ -179,11 +208,14 @@ def parse_args() -> argparse.Namespace:
                         help='default: clstm i3d')
     parser.add_argument('--splits', nargs='+', type=int, choices=[1, 2, 3], default=[1, 2, 3])
     parser.add_argument('--epochs', type=int, default=15)
+    parser.add_argument('--table-only', action='store_true', help='table.md from the csv files of --out-dir')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    if args.table_only:
+        return write_table(args.out_dir or args.work_dir)
     data_root, work_dir = args.data_root.resolve(), args.work_dir.resolve()
     lists = {split: {part: read_list(data_root / f'sitstand_{part}_split{split}.txt') for part in ('train', 'test')}
              for split in args.splits}
@@ -200,11 +232,11 @@ def main() -> None:
                   flush=True)
         loss_rows += losses(model, split, folder)
     out_dir = args.out_dir or work_dir
-    for name, content in (('results.csv', result_rows(results).to_csv(index=False)),
-                          ('losses.csv', pd.DataFrame(loss_rows).to_csv(index=False)),
-                          ('table.md', table(results, loss_rows, lists))):
-        atomic_write_text(out_dir / name, content)
-    print(f'\n{table(results, loss_rows, lists)}\nresults.csv, losses.csv and table.md are in {out_dir}')
+    rows = pd.concat([result_rows(results), majority_rows(lists)], ignore_index=True)
+    for name, content in (('results.csv', rows), ('changes.csv', change_rows(results, lists)),
+                          ('losses.csv', pd.DataFrame(loss_rows))):
+        atomic_write_text(out_dir / name, content.to_csv(index=False))
+    write_table(out_dir)
 
 
 if __name__ == '__main__':

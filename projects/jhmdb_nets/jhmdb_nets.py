@@ -1,10 +1,12 @@
 """Five small video networks from scratch on J-HMDB, three splits, tested on clips played forwards and backwards.
 
     python projects/jhmdb_nets/jhmdb_nets.py OUT --data-root data/jhmdb --processes 2
+    python projects/jhmdb_nets/jhmdb_nets.py projects/jhmdb_nets/results --table-only   table.md from the csv files
 
     OUT/settings.json   what all runs have in common
     OUT/runs/           one file per finished training, with every label and prediction
-    OUT/results.csv     one row per test
+    OUT/results.csv     one row per test, and what the majority of the training clips would get
+    OUT/changes.csv     how many answers change when the test clips are played backwards
     OUT/losses.csv      the mean training loss of every epoch
     OUT/table.md        means over the splits, the majority baseline, and how often the direction of time mattered
 
@@ -60,6 +62,8 @@ from tconv_mmaction.utils.complexity import BackboneAndHead  # noqa: E402
 from tconv_mmaction.utils.markdown import markdown_table  # noqa: E402
 
 DATA = {'jhmdb5': 5, 'sitstand': 2}  # list -> number of classes
+MAJORITY = 'majority'  # in results.csv: no network
+TABLES = ('results', 'changes', 'losses')  # the csv files that table.md comes from
 TESTS = (('test', 'normal'), ('test', 'reversed'), ('train', 'normal'))
 
 
@@ -256,39 +260,58 @@ def result_rows(runs: Sequence[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table(runs: Sequence[dict]) -> str:
-    """table.md: per data set the accuracies, normal and reversed, and what reversing the test clips changes."""
-    frame, parts = result_rows(runs), []
-    for data in (name for name in DATA if name in set(frame.data)):
-        of_data = [run for run in runs if run['data'] == data]
-        body, changes = [], []
-        for name in (name for name in NETS if any(run['model'] == name for run in of_data)):
-            rows = frame[(frame.data == data) & (frame.model == name)]
+def majority_rows(runs: Sequence[dict]) -> pd.DataFrame:
+    """Rows of results.csv: the test clips of every split, all answered with the most frequent training label."""
+    labels = {(run['data'], run['split']): {test['clips']: test['label'] for test in run['tests']} for run in runs}
+    rows = []
+    for (data, split), of in sorted(labels.items()):
+        base = majority_baseline(of['train'], of['test'])
+        rows.append(dict(data=data, model=MAJORITY, split=split, clips='test', order='normal', n=len(of['test']),
+                         right=round(base['accuracy'] * len(of['test'])), accuracy=base['accuracy'], f1=base['f1']))
+    return pd.DataFrame(rows)
+
+
+def change_rows(runs: Sequence[dict]) -> pd.DataFrame:
+    """changes.csv: per data set and network, over all splits."""
+    parts = []
+    for data in (name for name in DATA if any(run['data'] == name for run in runs)):
+        found = direction_changes([dict(test, model=run['model'], split=run['split']) for run in runs
+                                   if run['data'] == data for test in run['tests']])
+        parts.append(found.assign(data=data)[['data', *found.columns]])
+    return pd.concat(parts, ignore_index=True)
+
+
+def table(results: pd.DataFrame, changes: pd.DataFrame, losses: pd.DataFrame) -> str:
+    """table.md from the three csv files: per data set the accuracies, normal and reversed, and what reversing the test
+    clips changes."""
+    parts = []
+    for data in (name for name in DATA if name in set(results.data)):
+        frame, body, reversal = results[results.data == data], [], []
+        for name in (name for name in NETS if name in set(frame.model)):
+            rows = frame[frame.model == name]
             normal, backwards, trained = (rows[(rows.clips == part) & (rows.order == order)].sort_values('split')
                                           for part, order in TESTS)
-            losses = [run['losses'][-1] for run in of_data if run['model'] == name]
-            body.append([NETS[name].title, f'{rows.parameters.iloc[0]:,}', mean_std(normal.accuracy),
+            of_net = losses[(losses.data == data) & (losses.model == name)].sort_values('epoch')
+            body.append([NETS[name].title, f'{int(rows.parameters.iloc[0]):,}', mean_std(normal.accuracy),
                          ', '.join(f'{a:.2f}' for a in normal.accuracy), mean_std(normal.f1),
-                         mean_std(backwards.accuracy), mean_std(trained.accuracy), mean_std(losses)])
-            results = [dict(test, model=name, split=run['split']) for run in of_data if run['model'] == name
-                       for test in run['tests']]
-            row = next(direction_changes(results).itertuples(index=False))
+                         mean_std(backwards.accuracy), mean_std(trained.accuracy),
+                         mean_std(of_net.groupby('split').loss.last())])
+            row, = changes[(changes.data == data) & (changes.model == name)].itertuples(index=False)
             moved = row.right_to_wrong + row.wrong_to_right
-            changes.append([NETS[name].title, row.n, row.changed, row.right_to_wrong, row.wrong_to_right,
-                            f'{binomtest(row.right_to_wrong, moved).pvalue:.3f}' if moved else ''])
-        labels = {run['split']: {test['clips']: test['label'] for test in run['tests']} for run in of_data}
-        base = [majority_baseline(labels[split]['train'], labels[split]['test']) for split in sorted(labels)]
-        body.append(['always the majority of the training clips', '', mean_std(b['accuracy'] for b in base),
-                     ', '.join(f"{b['accuracy']:.2f}" for b in base), mean_std(b['f1'] for b in base),
-                     mean_std(b['accuracy'] for b in base), '', ''])
-        sizes = ', '.join(f"{len(labels[split]['train'])}/{len(labels[split]['test'])}" for split in sorted(labels))
+            reversal.append([NETS[name].title, row.n, row.changed, row.right_to_wrong, row.wrong_to_right,
+                             f'{binomtest(row.right_to_wrong, moved).pvalue:.3f}' if moved else ''])
+        base = frame[frame.model == MAJORITY].sort_values('split')
+        body.append(['always the majority of the training clips', '', mean_std(base.accuracy),
+                     ', '.join(f'{a:.2f}' for a in base.accuracy), mean_std(base.f1), mean_std(base.accuracy), '', ''])
+        sizes = {part: frame[frame.clips == part].groupby('split').n.first() for part in ('train', 'test')}
         parts += [
             f'### {data}',
-            f'Mean ± standard deviation over {len(labels)} splits; training/test clips: {sizes}.',
+            f'Mean ± standard deviation over {len(base)} splits; training/test clips: '
+            + ', '.join(f"{sizes['train'][split]}/{sizes['test'][split]}" for split in base.split) + '.',
             markdown_table(['network', 'parameters', 'accuracy, test', 'per split', 'F1, test',
                             'accuracy, test reversed', 'accuracy, training clips', 'training loss at the end'], body),
             markdown_table(['network', 'test clips, all splits', 'answer changes backwards', 'right to wrong',
-                            'wrong to right', 'exact McNemar p'], changes)]
+                            'wrong to right', 'exact McNemar p'], reversal)]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -311,9 +334,12 @@ def main(argv=None) -> int:
     parser.add_argument('--base-channels', type=int, default=defaults['base_channels'],
                         help=f"of the first layer; the full ResNets have 64 (default {defaults['base_channels']})")
     parser.add_argument('--processes', type=int, default=1, help='trainings at a time, one thread each (default 1)')
+    parser.add_argument('--table-only', action='store_true', help='table.md from the csv files of OUT')
     args = parser.parse_args(argv)
     if min(args.epochs, args.base_channels, args.processes) < 1:
         parser.error('--epochs, --base-channels and --processes must be at least 1.')
+    if args.table_only:
+        return write_table(args.out)
     init_default_scope('mmaction')
     settings = Settings(args.data_root, epochs=args.epochs, base_channels=args.base_channels)
     jobs = sorted(((data, name, split) for split in args.splits for name in args.nets for data in args.data),
@@ -326,11 +352,23 @@ def main(argv=None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     runs = read_runs(args.out)
-    for name, content in (('results.csv', result_rows(runs).to_csv(index=False, float_format='%.4g')),
-                          ('losses.csv', loss_rows(runs).to_csv(index=False, float_format='%.5g')),
-                          ('table.md', table(runs))):
+    results = pd.concat([result_rows(runs), majority_rows(runs)], ignore_index=True).astype(dict(parameters='Int64'))
+    for name, content in (('results.csv', results.to_csv(index=False, float_format='%.4g')),
+                          ('changes.csv', change_rows(runs).to_csv(index=False)),
+                          ('losses.csv', loss_rows(runs).to_csv(index=False, float_format='%.5g'))):
         atomic_write_text(args.out / name, content)
-    print(table(runs))
+    return write_table(args.out)
+
+
+def write_table(out: Path) -> int:
+    """table.md of a folder with the csv files; the exit status."""
+    missing = [name for name in TABLES if not (out / f'{name}.csv').is_file()]
+    if missing:
+        print(f'error: {out} has no {missing[0]}.csv: run the study first.', file=sys.stderr)
+        return 2
+    text = table(*(pd.read_csv(out / f'{name}.csv') for name in TABLES))
+    atomic_write_text(out / 'table.md', text)
+    print(text)
     return 0
 
 

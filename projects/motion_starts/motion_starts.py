@@ -4,7 +4,8 @@
     python projects/motion_starts/motion_starts.py --table-only  the tables of what is there, also of its docs page
 
     OUT/runs.jsonl   one line per finished training
-    OUT/table.md     accuracy per start and learning rate, mean +- standard deviation over the seeds
+    OUT/table.md     accuracy per start and learning rate, mean +- standard deviation over the seeds, and differences
+                     paired by seed with 95 % intervals
 
 OUT is ``results`` beside this file unless given. A narrow ResNet18 with the strides that tools/data/class_folders.py
 chooses for 8 frames, batches of 8, Adam, a cosine to 0. What is finished is not run again.
@@ -22,6 +23,7 @@ import tconv_mmaction  # noqa: E402,F401  first: mmaction2 loads on today's PyTo
 
 # isort: split
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from mmaction.registry import MODELS  # noqa: E402
@@ -31,7 +33,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from tconv_mmaction.cli.folder_config import resnet18_strides  # noqa: E402
 from tconv_mmaction.cli.run_log import Key, finish_study, run_all  # noqa: E402
-from tconv_mmaction.cli.run_statistics import fill_page, mean_std  # noqa: E402
+from tconv_mmaction.cli.run_statistics import fill_page, mean_std, paired  # noqa: E402
 from tconv_mmaction.layers.conv3t import TEMPORAL_PARAMETERS  # noqa: E402
 from tconv_mmaction.utils.atomic import atomic_write_text  # noqa: E402
 from tconv_mmaction.utils.complexity import BackboneAndHead  # noqa: E402
@@ -42,7 +44,7 @@ PAGE = Path(__file__).resolve().parents[2] / 'docs/motion_starts.md'
 CLASSES = ('down', 'up', 'grow', 'shrink')
 FRAMES, SIZE, CHANNELS, BATCH, EPOCHS = 8, 32, 8, 8, 10
 TRAIN, TEST = 20, 25  # clips per class
-LRS, SEEDS = (1e-3, 2e-4, 3e-3), (0, 1, 2)  # in the order in which they run
+LRS, SEEDS = (1e-3, 2e-4, 3e-3), (0, 1, 2, 3, 4)  # in the order in which they run
 MOVING = (0.5, 0.3, 0.1)
 
 
@@ -65,6 +67,11 @@ STARTS: Dict[str, Start] = {
     'he_moving_x10': Start('3T, He, moving, transforms 10x', dict(type='Conv3T', init='he', motion_std=MOVING), 10.),
     'he_gain': Start('3T, He, identity, gain per slice', dict(type='Conv3T', init='he', gain=True)),
 }
+
+MAIN = ('3d', 'he', 'he_moving')  # these first, at all learning rates; then every start at the first one
+# (first, second): the table of differences has second - first
+PAIRS = (('3d', 'he_moving'), ('3d', 'he'), ('he', 'he_moving'), ('paper', 'he'), ('paper', 'paper_moving'),
+         ('paper', 'paper_x10'), ('he', 'he_x3'), ('he', 'he_x10'), ('he_moving', 'he_moving_x10'), ('he', 'he_gain'))
 
 
 def draw_clip(label: int, rng: np.random.Generator) -> np.ndarray:
@@ -137,23 +144,45 @@ def train(key: Key) -> dict:
 
 
 def keys() -> List[Key]:
-    return [dict(start=start, lr=lr, seed=seed, epochs=EPOCHS) for seed in SEEDS for lr in LRS for start in STARTS]
+    """All runs in the order in which they are done, what the page says most about first."""
+    plan = [(start, lr, seed) for starts, lrs in ((MAIN, LRS), (STARTS, LRS[:1]), (STARTS, LRS))
+            for seed in SEEDS for lr in lrs for start in starts]
+    return [dict(start=start, lr=lr, seed=seed, epochs=EPOCHS) for start, lr, seed in dict.fromkeys(plan)]
 
 
 def table(runs: Sequence[dict], measure: str) -> str:
-    """Rows: starts. Columns: learning rates. Mean ± standard deviation over the seeds."""
+    """Rows: starts. Columns: learning rates. Mean ± standard deviation over the seeds, in brackets how many."""
     rows = []
     for start in [start for start in STARTS if any(run['start'] == start for run in runs)]:
         by_lr = [[run[measure] for run in runs if (run['start'], run['lr']) == (start, lr)] for lr in sorted(LRS)]
-        rows.append([STARTS[start].title, max(map(len, by_lr)), *(mean_std(values, 0) for values in by_lr)])
-    return markdown_table(['start', 'seeds', *(f'learning rate {lr:g}' for lr in sorted(LRS))], rows)
+        rows.append([STARTS[start].title,
+                     *(f'{mean_std(values, 0)} ({len(values)})' if values else '' for values in by_lr)])
+    return markdown_table(['start', *(f'learning rate {lr:g}' for lr in sorted(LRS))], rows)
+
+
+def difference_table(runs: Sequence[dict], measure: str = 'test') -> str:
+    """Rows: pairs of starts. Columns: learning rates. The second minus the first, paired by seed, with Student's 95 %
+    interval; in brackets the number of pairs."""
+    found = {(run['start'], run['lr']): {} for run in runs}
+    for run in runs:
+        found[run['start'], run['lr']][run['seed']] = run[measure]
+    rows = []
+    for first, second in PAIRS:
+        results = [paired(*(pd.Series(found.get((start, lr), {}), dtype=float) for start in (first, second)))
+                   for lr in sorted(LRS)]
+        if any(results):
+            rows.append([f'{STARTS[second].title} − {STARTS[first].title}',
+                         *(f'{result.text()} ({result.n})' if result else '' for result in results)])
+    return markdown_table(['difference', *(f'learning rate {lr:g}' for lr in sorted(LRS))], rows)
 
 
 def write_results(runs: Sequence[dict], out: Path, page: Path = None) -> str:
     """table.md, which is also the return value, and the tables of ``page``."""
     tables = {measure: table(runs, measure) for measure in ('test', 'test_reversed', 'train')}
+    tables['differences'] = difference_table(runs)
     minutes = sum(run.get('cpu_seconds') or 0 for run in runs) / 60
-    text = (f"Test clips:\n\n{tables['test']}\n\nTest clips played backwards:\n\n{tables['test_reversed']}\n\n"
+    text = (f"Test clips:\n\n{tables['test']}\n\nDifferences on test clips, paired by seed, with 95 % intervals "
+            f"(pairs):\n\n{tables['differences']}\n\nTest clips played backwards:\n\n{tables['test_reversed']}\n\n"
             f"Training clips:\n\n{tables['train']}\n\n{len(runs)} runs, {minutes:.0f} minutes of one processor core.\n")
     atomic_write_text(out / 'table.md', text)
     if page is not None:

@@ -1,6 +1,7 @@
 """A small controlled study of temporal lengths, multi-branch filters and temporal augmentation, on Video-MNIST.
 
     python projects/temporal_filters/temporal_filters.py OUT --jobs 2
+    python projects/temporal_filters/temporal_filters.py projects/temporal_filters/results --table-only
 
     OUT/settings.json   what all runs have in common
     OUT/runs.csv        one line per finished training: the net (row), the seed, accuracies in % on four test sets
@@ -412,6 +413,7 @@ def main(argv=None) -> int:
                         help=f'which nets (default all): {", ".join(NETS)}')
     parser.add_argument('--jobs', type=int, default=1, help='processes, one thread each')
     parser.add_argument('--quick', action='store_true', help='1 seed, 1 epoch, few videos: shows that it runs')
+    parser.add_argument('--table-only', action='store_true', help='table and figure of the runs there are')
     for field in dataclasses.fields(Settings):
         choices = dict(digits=('shuffled', 'own'), test_split=('val', 'test')).get(field.name)
         parser.add_argument('--' + field.name.replace('_', '-'), choices=choices, default=field.default,
@@ -425,7 +427,10 @@ def main(argv=None) -> int:
     init_default_scope('mmaction')
     settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
     try:
-        runs = run_all(args.out, args.nets, range(args.seeds), settings, args.jobs)
+        if args.table_only and not (args.out / 'runs.csv').is_file():
+            raise FileNotFoundError(f'{args.out / "runs.csv"} is not there: no run has ended yet.')
+        runs = (pd.read_csv(args.out / 'runs.csv') if args.table_only else
+                run_all(args.out, args.nets, range(args.seeds), settings, args.jobs))
     except (ValueError, FileNotFoundError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

@@ -156,6 +156,14 @@ def test_configs_are_self_contained():
         assert config.env_cfg.dist_cfg == dict(backend='nccl', timeout=1800)
 
 
+def test_the_papers_recipes_say_their_start():
+    paths = [path for path in CONFIGS if '-3t_' in path.stem and path.stem.endswith(('jester-rgb', 'ucf101-rgb'))]
+    assert len(paths) > 8
+    for path in paths:
+        backbone = Config.fromfile(path).model.backbone
+        assert backbone.temporal_cfg.init == 'paper' and not backbone.temporal_cfg.get('motion_std'), path
+
+
 def kinds():
     """One config of each kind: backbone and type of its temporal convolutions."""
     found = {}

@@ -348,7 +348,7 @@ def accepted_arguments(cls):
 @pytest.mark.parametrize('block', [b for b in blocks('python', 'py') if is_config(b)], ids=lambda b: b.name[:70])
 def test_configs_load(block, tmp_path):
     code = block.code
-    for base in re.findall(r"_base_ = '([^']+)'", code):
+    for base in re.findall(r"'([^']+\.py)'", ''.join(re.findall(r"^_base_ = (\[.+?\]|'.+?')", code, re.M | re.S))):
         known = {p.resolve() for p in (ROOT / 'configs').rglob(Path(base).name)}
         if base == 'mine_3t.py':  # what class_folders.py writes from the folder config
             known = set((ROOT / 'configs/recognition/tconv3').glob('resnet18-3t_scratch_*_folder-rgb.py'))

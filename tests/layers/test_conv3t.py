@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.conv3t_layers import GOLDEN, generic_layer, golden_layer
+from helpers.paths import ROOT
 from mmcv.cnn import ConvModule, build_conv_layer
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
@@ -353,16 +355,15 @@ def test_optimizer_constructors():
     from mmaction.registry import OPTIM_WRAPPER_CONSTRUCTORS
     from mmengine.optim import build_optim_wrapper
     model = nn.Sequential(nn.Conv3d(1, 3, 1), Conv3T(3, 4, 3), nn.BatchNorm3d(4), nn.Linear(4, 2))
-    keys = {f'.{name}': dict(lr_mult=0.1, decay_mult=0.) for name in TEMPORAL_PARAMETERS}
     wrapper = build_optim_wrapper(model, dict(
         type='OptimWrapper', optimizer=dict(type='SGD', lr=1., weight_decay=0.5),
-        paramwise_cfg=dict(custom_keys=keys)))
+        paramwise_cfg=Config.fromfile(ROOT / 'configs/_base_/transforms_x10.py').transforms_x10))
     groups = {id(g['params'][0]): g for g in wrapper.optimizer.param_groups}
     assert len(groups) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():
         temporal = name.split('.')[-1] in TEMPORAL_PARAMETERS
         group = groups[id(parameter)]
-        assert (group['lr'], group['weight_decay']) == ((0.1, 0.) if temporal else (1., 0.5)), name
+        assert (group['lr'], group['weight_decay']) == ((10., 0.) if temporal else (1., 0.5)), name
     # mmaction2's TSM constructor takes weight and bias of what it knows: it must refuse, not drop parameters
     tsm = OPTIM_WRAPPER_CONSTRUCTORS.build(dict(
         type='TSMOptimWrapperConstructor', optim_wrapper_cfg=dict(optimizer=dict(type='SGD', lr=1., weight_decay=0.)),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mmengine
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
@@ -130,12 +131,27 @@ def test_rows_changes_and_table_by_hand(experiment):
              2: dict(train={'a': 1}, test=dict(d=0, h=1))}
     losses = [dict(model='clstm', split=s, epoch=e, loss=v) for s, e, v in
               [(1, 1, 0.9), (1, 2, 0.5), (2, 1, 0.7), (2, 2, 0.5)]]
-    text = experiment.table(results, losses, lists)
+    majority = experiment.majority_rows(lists)
+    text = experiment.table(pd.concat([rows, majority]), experiment.change_rows(results, lists), pd.DataFrame(losses))
     assert '| C-LSTM | 0.62 ± 0.18 | 0.62 ± 0.18 | 0.75, 0.50 | 1.00 |' in text
     assert '| C-LSTM (rev.) | 0.38 ± 0.53 | 0.38 ± 0.53 | 0.75, 0.00 |  |' in text
     assert '| always the majority of the training clips | 0.33 ± 0.00 | 0.50 ± 0.00 | 0.50, 0.50 |' in text
     assert 'Test clips: 4, 2 (5 different ones)' in text
     assert '| C-LSTM | 0.80 ± 0.14 | 0.50 ± 0.00 |' in text
+
+
+def test_the_page_is_what_the_committed_files_give(experiment, tmp_path, monkeypatch):
+    results = ROOT / 'projects/clstm_against_i3d/results'
+    for path in results.glob('*.csv'):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr('sys.argv', ['study', '--out-dir', str(tmp_path), '--table-only'])
+    experiment.main()
+    table = (tmp_path / 'table.md').read_text()
+    assert table == (results / 'table.md').read_text()
+    assert table.strip() in (ROOT / 'docs/clstm_against_i3d.md').read_text()
+    (tmp_path / 'losses.csv').unlink()
+    with pytest.raises(SystemExit, match='has no losses.csv'):
+        experiment.main()
 
 
 def test_what_is_finished_is_not_run_again(experiment, videos, monkeypatch):

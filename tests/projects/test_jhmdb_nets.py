@@ -4,6 +4,7 @@ import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
@@ -91,7 +92,8 @@ def test_table_by_hand(study):
     assert rows.right.tolist() == [3, 2, 4, 1, 1, 2, 2, 2, 3]
     assert rows.accuracy_low[2] == pytest.approx(0.025**0.25)  # all four right: the exact interval ends at 1
     assert rows.f1[6] == pytest.approx(1 / 3)  # 2*2 / (2*2 + 2) for one class, 0 for the other
-    table = study.table(runs)
+    results = pd.concat([rows, study.majority_rows(runs)])
+    table = study.table(results, study.change_rows(runs), study.loss_rows(runs))
     assert '### sitstand' in table and 'jhmdb5' not in table and 'training/test clips: 4/4, 4/4' in table
     assert '| 3T-ResNet18 | 1,234 | 0.50 ± 0.35 | 0.75, 0.25 | 0.47 ± 0.38 | 0.38 ± 0.18 | 0.75 ± 0.35 |' in table
     assert '| C-LSTM | 1,234 | 0.50 | 0.50 | 0.33 | 0.50 | 0.75 | 0.50 |' in table
@@ -124,8 +126,22 @@ def test_the_command_resumes(study, data, tmp_path, capsys, monkeypatch):
     assert '4 runs' not in capsys.readouterr().err
     kept = json.loads((tmp_path / 'out/runs/sitstand_3d_split1.json').read_text())
     assert [test['label'] for test in kept['tests']] == [[0, 1]] * 3 and len(kept['losses']) == 1
-    assert len((tmp_path / 'out/results.csv').read_text().splitlines()) == 1 + 4 * 3
+    assert len((tmp_path / 'out/results.csv').read_text().splitlines()) == 1 + 4 * 3 + 2
+    assert (tmp_path / 'out/table.md').is_file()
     assert study.main([*arguments[:-3], '2', '--base-channels', '2']) == 2
     assert "'epochs': 1" in capsys.readouterr().err
     assert study.main([str(tmp_path / 'new'), '--data-root', str(tmp_path)]) == 2
     assert '--data-root must have videos/' in capsys.readouterr().err
+
+
+def test_the_page_is_what_the_committed_files_give(study, tmp_path, capsys):
+    for path in (PROJECT / 'results').glob('*.csv'):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert study.main([str(tmp_path), '--table-only']) == 0
+    table = (tmp_path / 'table.md').read_text()
+    assert table == (PROJECT / 'results/table.md').read_text()
+    page = (ROOT / 'docs/jhmdb_nets.md').read_text().splitlines()
+    assert not [line for line in table.splitlines() if line.startswith('|') and line not in page]
+    (tmp_path / 'changes.csv').unlink()
+    assert study.main([str(tmp_path), '--table-only']) == 2
+    assert 'has no changes.csv' in capsys.readouterr().err

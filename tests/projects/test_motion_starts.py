@@ -63,6 +63,23 @@ def test_a_short_training(starts, monkeypatch):
     assert starts.train(dict(key, seed=1))['losses'] != run['losses']
 
 
+def test_tables_by_hand(starts):
+    """Pairs share a seed: of three runs and two the differences are 10 and 20, 15 ± 12.7062 * 5."""
+    runs = [dict(start=start, lr=1e-3, seed=seed, test=value) for start, seed, value in (
+        ('he', 0, 50.), ('he', 1, 60.), ('he', 2, 0.), ('he_moving', 1, 80.), ('he_moving', 0, 60.))]
+    difference, = starts.difference_table(runs).splitlines()[2:]
+    assert difference == '| 3T, He, moving − 3T, He, identity |  | +15.0 ± 63.5 (2) |  |'
+    assert starts.table(runs, 'test').splitlines()[2:] == [
+        '| 3T, He, identity |  | 37 ± 32 (3) |  |', '| 3T, He, moving |  | 70 ± 14 (2) |  |']
+
+
+def test_the_plan_begins_with_what_the_page_says_most_about(starts):
+    keys = starts.keys()
+    assert len(keys) == 10 * 3 * 5 == len({tuple(key.values()) for key in keys})
+    assert {key['start'] for key in keys[:45]} == set(starts.MAIN)
+    assert {key['lr'] for key in keys[45:80]} == {1e-3} and {key['seed'] for key in keys[:9]} == {0}
+
+
 def test_the_page_is_what_the_committed_runs_give(starts, tmp_path):
     runs = read_runs(PROJECT / 'results/runs.jsonl')
     page = tmp_path / 'page.md'

@@ -137,3 +137,15 @@ def test_same_seed_same_run(study):
     other = study.train('multi eta=2 + both', 5, settings)
     assert {k: v for k, v in first.items() if k != 'seconds'} == {k: v for k, v in again.items() if k != 'seconds'}
     assert first['train_loss'] != other['train_loss']
+
+
+def test_the_page_is_what_the_committed_runs_give(study, tmp_path, capsys):
+    results = ROOT / 'projects/temporal_filters/results'
+    (tmp_path / 'runs.csv').write_bytes((results / 'runs.csv').read_bytes())
+    assert study.main([str(tmp_path), '--table-only']) == 0
+    table = (tmp_path / 'table.md').read_text()
+    assert table == (results / 'table.md').read_text()
+    page = (ROOT / 'docs/temporal_filters_study.md').read_text().splitlines()
+    assert not [line for line in table.splitlines() if line.startswith('|') and line not in page]
+    assert study.main([str(tmp_path / 'none'), '--table-only']) == 2
+    assert 'no run has ended yet' in capsys.readouterr().err

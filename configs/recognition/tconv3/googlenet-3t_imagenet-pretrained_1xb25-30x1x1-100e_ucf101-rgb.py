@@ -3,7 +3,9 @@ _base_ = ['../../_base_/default_runtime.py', '_base_/googlenet.py', '_base_/ucf1
 
 model = dict(
     backbone=dict(
-        temporal_cfg=dict(type='Conv3T'),
+        # transforms from the identity, K_1 from N(0, 1) where no weights are given: the paper's start, to repeat the
+        # paper; others train faster (docs/conv3t.md, Training)
+        temporal_cfg=dict(type='Conv3T', init='paper'),
         # ImageNet weights: unscaled as the first slice K_1
         transform_input=True,  # torchvision's weights want pixels in [-1, 1]
         pretrained='https://download.pytorch.org/models/googlenet-1378be20.pth'),
