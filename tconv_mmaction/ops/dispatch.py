@@ -21,7 +21,7 @@ class Implementation(NamedTuple):
     """One way to compute an operator; the three functions take the same arguments."""
     name: str
     unsupported: Callable[..., Optional[str]]  # why a call cannot be computed so, or None
-    profitable: Callable[..., bool]  # whether it is the fastest for a call that it supports; asked of others as well
+    profitable: Callable[..., bool]  # whether it is the fastest; asked first, also about calls that it does not support
     run: Callable
 
 
