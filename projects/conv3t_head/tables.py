@@ -66,17 +66,17 @@ def real_table(runs: Sequence[dict]) -> str:
     """Of real_videos.jsonl: accuracy forwards and backwards, differences paired by fold and seed."""
     rows = []
     for data, title in REAL.items():
-        found = {head: {(run['fold'], run['seed']): run for run in runs if not run['tuning']
-                        and (run['data'], run['head']) == (data, head)} for head in HEADS}
+        found = {head: {(run['fold'], run['seed']): run for run in runs
+                        if (run['data'], run['head']) == (data, head)} for head in HEADS}
         for head, name in HEADS.items():
             own = list(found[head].values())
             if own:
                 against = paired(*(pd.Series({key: run['accuracy'] for key, run in side.items()}, dtype=float)
                                    for side in (found['i3d'], found[head])))
-                rows.append([title, name, f"{own[0]['parameters']:,}", f"{own[0]['lr']:g}", len(own),
+                rows.append([title, name, f"{own[0]['parameters']:,}", len(own),
                              *(mean_std([run[key] for run in own]) for key in ('accuracy', 'accuracy_reversed')),
                              '' if head == 'i3d' or against is None else against.text()])
-    return markdown_table(['clips', 'head', 'parameters', 'rate', 'runs', 'accuracy, %', 'played backwards',
+    return markdown_table(['clips', 'head', 'parameters', 'runs', 'accuracy, %', 'played backwards',
                            'minus I3DHead, 95 % interval'], rows) if rows else NONE
 
 

@@ -12,6 +12,7 @@ from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs/learned_motion.md'
+MOVED = ('shift at first', 'turn', 'log s', 'shift trained', 'turn', 'log s')  # means of absolute values
 WORDS_LOG = 'words.jsonl'
 NONE = 'No runs yet.'
 STARTS = {'identity': 'identity', 'random': 'random velocities', 'flow': 'velocities of the training clips'}
@@ -65,7 +66,7 @@ def start_table(runs: Sequence[dict]) -> str:
             moved = [mean_std([run[when][i] for run in found], 3) for when in ('started', 'motion') for i in range(3)]
             rows.append([title, len(found), mean_std(_by_seed(found)), against.text() if against else '', *moved])
     return markdown_table(['start of the transforms', 'seeds', 'test accuracy, %', 'minus identity, 95 % interval',
-                           '|shift| at first', '|turn|', '|log s|', '|shift| trained', '|turn|', '|log s|'],
+                           *MOVED],
                           rows) if rows else NONE
 
 
@@ -83,8 +84,7 @@ def words_table(runs: Sequence[dict]) -> str:
             rows.append([title, len(own), mean_std(series[start]), against.text() if against else '',
                          mean_std([run['reversed'] for run in own]), *moved])
     return markdown_table(['start of the transforms', 'runs', 'test accuracy, %', 'minus identity, 95 % interval',
-                           'played backwards, %', '|shift| at first', '|turn|', '|log s|', '|shift| trained', '|turn|',
-                           '|log s|'], rows) if rows else NONE
+                           'played backwards, %', *MOVED], rows) if rows else NONE
 
 
 def write_results(runs: Sequence[dict], out: Path, page: Optional[Path]) -> str:

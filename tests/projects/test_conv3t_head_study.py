@@ -74,19 +74,6 @@ def test_frozen_features_are_those_of_single_frames(project, tmp_path, monkeypat
     torch.testing.assert_close(maps[:, :, 1:2], single)
 
 
-def test_rates_are_chosen_within_the_training_list(project, tmp_path):
-    for name, clips in dict(words_train_unseen1=[f'{who}_{i}.avi' for who in 'abcdefghij' for i in range(2)],
-                            words_test_unseen1=['x_0.avi'], jhmdb5_train_split1=['a', 'b', 'c'],
-                            jhmdb5_test_split1=['d'], jhmdb5_test_split2=['b', 'd']).items():
-        (tmp_path / f'{name}.txt').write_text(''.join(f'{clip} 0\n' for clip in clips))
-    train, held = project.real_videos.lists('miracl', tmp_path, 1, tuning=True)
-    assert set(held) == {'a_0.avi', 'a_1.avi', 'f_0.avi', 'f_1.avi'} and len(train) == 16
-    assert [list(part) for part in project.real_videos.lists('jhmdb', tmp_path, 1, tuning=True)] == [
-        ['a', 'c'], ['b']]
-    assert [list(part) for part in project.real_videos.lists('jhmdb', tmp_path, 1, tuning=False)] == [
-        ['a', 'b', 'c'], ['d']]
-
-
 def test_one_head_on_features(project, tmp_path, monkeypatch):
     monkeypatch.setattr(project.real_videos, 'STEM', 2)
     names = [f'{i}.avi' for i in range(20)]
@@ -99,7 +86,7 @@ def test_one_head_on_features(project, tmp_path, monkeypatch):
     np.savez(tmp_path / 'jhmdb_features.npz', features=maps.numpy(), names=np.array(names))
     runs = []
     for head in ('conv3t', 'i3d'):
-        key = project.real_videos.key_of('jhmdb', head, 1, 0, 3e-2, False)
+        key = project.real_videos.key_of('jhmdb', head, 1, 0, 3e-2)
         runs.append({**key, **project.real_videos.run(key, tmp_path, '', str(tmp_path))})
     assert runs[0]['parameters'] == 5 * (4 * 9 + 8 + 1) and min(run['accuracy'] for run in runs) > 30
     assert runs[1]['accuracy'] == runs[1]['accuracy_reversed']  # averages of frames have no order
