@@ -34,15 +34,15 @@ def test_in_inference_mode_all_is_one_part(two_threads):
     assert threads_for(torch.device('cpu')) == 2 and threads_for(torch.device('cuda')) == 1
     with torch.inference_mode():
         assert threads_for(torch.device('cpu')) == 1
-        nearest_3t_kernel(torch.randn(3, 2, 3, 3, 3), starts=2, iterations=3)
+        nearest_3t_kernel(torch.randn(3, 2, 3, 3, 3), starts=1, iterations=3)
 
 
 def test_a_fit_is_the_same_on_two_threads(two_threads):
     weight = torch.randn(5, 4, 3, 3, 3, dtype=torch.float64)
     done = []
-    pair = nearest_3t_kernel(weight, gain=True, iterations=8, progress=lambda *args: done.append(args))
+    pair = nearest_3t_kernel(weight, gain=True, starts=1, iterations=8, progress=lambda *args: done.append(args))
     torch.set_num_threads(1)
-    single = nearest_3t_kernel(weight, gain=True, iterations=8)
+    single = nearest_3t_kernel(weight, gain=True, starts=1, iterations=8)
     assert done == [(3, 5), (5, 5)]
     torch.testing.assert_close(pair.explained, single.explained)
     torch.testing.assert_close(pair.parameters, single.parameters, rtol=1e-5, atol=1e-6)
