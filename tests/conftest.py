@@ -1,4 +1,5 @@
 """Fixtures for all tests: where reference files and real data are, and a clean default scope."""
+import gc
 import runpy
 import sys
 
@@ -26,6 +27,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker('gpu'):  # keywords hold the folders' names as well
                 item.add_marker(skip)
+
+
+def pytest_collection_finish(session):
+    """Collecting garbage looks at every object of the libraries and tests otherwise, and many tests collect."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -129,7 +129,6 @@ def test_a_buffer_that_a_fork_sees_is_not_used_again():
 
     process = multiprocessing.get_context('fork').Process(target=look_later, args=(batch, ), daemon=True)
     process.start()
-    del process
     del batch
     for _ in given:
         pass
