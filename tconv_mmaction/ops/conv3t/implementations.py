@@ -35,10 +35,6 @@ LARGE = 1 << 23  # elements of the factored path's activation for one clip: 32 M
 LARGE_FOR_CHANNELS = 30  # times the square of the channels
 
 
-def _kernel_shape(layer) -> Tuple[int, ...]:
-    return (*layer.weight.shape[:2], *layer.kernel_size)
-
-
 @once_per_call
 def _shape(layer, x: Tensor, geometry: Geometry) -> Tuple[int, ...]:
     return (*_tensors(layer, x, geometry)[0].shape[:2], *layer.kernel_size)
@@ -290,7 +286,7 @@ def _run_product(layer, x: Tensor, geometry: Geometry) -> Tensor:
             transforms = transforms_of(layer.kernel_size[1], parameters)
         if layer.gain is not None:
             transforms = (transforms.unflatten(1, (len(layer.gain), -1)) * layer.gain.T[:, :, None, None]).flatten(1, 2)
-        kernel = torch.bmm(layer.weight.flatten(2), transforms.mT).view(_kernel_shape(layer))
+        kernel = torch.bmm(layer.weight.flatten(2), transforms.mT).view(_shape(layer, x, geometry))
     return F.conv3d(x, kernel, layer.bias, *geometry)
 
 
