@@ -17,7 +17,7 @@ import sys
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Sequence, Tuple
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before PyTorch is imported
 import tconv_mmaction  # noqa: E402,F401  first: mmaction2 loads on today's PyTorch with it
@@ -25,8 +25,7 @@ import tconv_mmaction  # noqa: E402,F401  first: mmaction2 loads on today's PyTo
 # isort: split
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from conv3t_head import temporal_groups  # noqa: E402  beside this file
+from conv3t_head import fit  # noqa: E402  beside this file
 from mmaction.registry import MODELS  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
@@ -34,8 +33,8 @@ from tables import PAGE, REAL_LOG, write_results  # noqa: E402  beside this file
 from torch import Tensor, nn  # noqa: E402
 
 from tconv_mmaction.cli.run_log import Key, finish_study, read_runs, run_all  # noqa: E402
-from tconv_mmaction.cli.studies import read_list, whole_videos  # noqa: E402
-from tconv_mmaction.utils.atomic import atomic_open  # noqa: E402
+from tconv_mmaction.cli.studies import read_list  # noqa: E402
+from tconv_mmaction.cli.study_clips import kept, normalized, whole_videos  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / 'results'
 FRAMES, STEM = 8, 64  # of a clip; channels of the 2D network's first layer
@@ -53,9 +52,8 @@ DATA = {'miracl': Data('words_{part}_unseen{fold}.txt', 10, (48, 96), 15),
         'jhmdb': Data('jhmdb5_{part}_split{fold}.txt', 5, (96, 128), 30)}
 CONV3T = dict(type='Conv3THead', kernel_size=3, motion_std=(0.05, 0.05, 0.02), dropout_ratio=0.)
 HEADS = {'conv3t': CONV3T, 'i3d': dict(type='I3DHead', dropout_ratio=0.)}
-LR, MULT, BATCH = 1e-3, 3., 20
+LR, MULT = 1e-3, 3.
 FOLDS, SEEDS = (1, 2, 3), (0, 1, 2)
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 # -- features -----------------------------------------------------------------------------------------------------
@@ -70,21 +68,18 @@ def features_of(videos: np.ndarray, weights: str) -> Tensor:
         pool1_kernel=(1, 3, 3), pool1_stride_t=1, pretrained=weights))
     backbone.init_weights()
     backbone.eval()
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1, 1) for values in (MEAN, STD))
-    return torch.cat([backbone((part.float() - mean) / std).half() for part in torch.from_numpy(videos).split(10)])
+    return torch.cat([backbone(normalized(part)).half() for part in torch.from_numpy(videos).split(10)])
 
 
 @lru_cache(maxsize=1)
 def features(data: str, root: Path, weights: str, cache: str) -> Dict[str, Tensor]:
     """{clip: (128, T, H/8, W/8)} of all clips of a set, computed once and kept in a file."""
-    path, kind = Path(cache) / f'{data}_features.npz', DATA[data]
-    if not path.is_file():
-        names = sorted({name for part in ('train', 'test') for name in listed(data, root, part, 1)})
-        videos = whole_videos(root / 'videos', names, FRAMES, *kind.size)
-        with atomic_open(path, 'wb') as file:
-            np.savez(file, features=features_of(videos, weights).numpy(), names=np.array(names))
-    with np.load(path) as kept:
-        return dict(zip(kept['names'].tolist(), torch.from_numpy(kept['features'])))
+    def make(names: Sequence[str]) -> np.ndarray:
+        return features_of(whole_videos(root / 'videos', names, FRAMES, *DATA[data].size), weights).numpy()
+
+    found = kept(Path(cache) / f'{data}_of_frames.npz',
+                 lambda: {name for part in ('train', 'test') for name in listed(data, root, part, 1)}, make)
+    return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
 def listed(data: str, root: Path, part: str, fold: int) -> Dict[str, int]:
@@ -106,23 +101,11 @@ def run(key: Key, data_root: Path, weights: str, cache: str) -> dict:
     head = MODELS.build(dict(HEADS[key['head']], num_classes=kind.classes, in_channels=2 * STEM))
     head.init_weights()
     model = nn.Sequential(nn.BatchNorm3d(2 * STEM, affine=False), head)
-    optimizer = torch.optim.Adam(temporal_groups(model, key['lr'], MULT), fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, kind.epochs * -(-len(x) // BATCH))
-    order = torch.Generator().manual_seed(key['seed'])
-    model.train()
-    for _ in range(kind.epochs):
-        losses = []
-        for batch in torch.randperm(len(x), generator=order).split(BATCH):
-            loss = F.cross_entropy(model(x[batch].float()), y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
+    loss = fit(model, x, y, key['lr'], MULT, kind.epochs, key['seed'])
     model.eval()
     x, y = torch.stack([known[name] for name in test]), torch.tensor(list(test.values()))
     right = [round(100 * float((predict(model, clips) == y).float().mean()), 3) for clips in (x, x.flip(2))]
-    return dict(accuracy=right[0], accuracy_reversed=right[1], loss=round(float(np.mean(losses)), 4),
+    return dict(accuracy=right[0], accuracy_reversed=right[1], loss=loss,
                 trained=len(train), tested=len(test), parameters=sum(p.numel() for p in head.parameters()))
 
 

@@ -36,9 +36,9 @@ from torch import Tensor, nn  # noqa: E402
 
 from tconv_mmaction.backbones.moving_start import start_moving  # noqa: E402
 from tconv_mmaction.cli.run_log import Key, finish_study, read_runs, run_all  # noqa: E402
-from tconv_mmaction.cli.studies import read_list, whole_videos  # noqa: E402
+from tconv_mmaction.cli.studies import read_list  # noqa: E402
+from tconv_mmaction.cli.study_clips import cropped_and_mirrored, kept, normalized, whole_videos  # noqa: E402
 from tconv_mmaction.datasets.clip_motion import clip_motion  # noqa: E402
-from tconv_mmaction.utils.atomic import atomic_open  # noqa: E402
 from tconv_mmaction.utils.complexity import BackboneAndHead  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / 'results'
@@ -46,20 +46,16 @@ CLASSES, FRAMES, HEIGHT, WIDTH, MARGIN = 10, 8, 32, 64, 4  # a crop from MARGIN 
 CHANNELS = 64  # of the 2D network's stem
 PER_CLASS, EPOCHS, BATCH, LR, HEAD_LR = 20, 6, 10, 3e-4, 1e-3
 FOLDS, SEEDS = (1, 2, 3), (0, 1)
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @lru_cache(maxsize=1)
 def decoded(root: str, cache: str) -> Dict[str, np.ndarray]:
     """{clip: (3, T, H, W)} uint8, decoded once and kept in a file."""
-    path = Path(cache) / 'words.npz'
-    if not path.is_file():
-        names = sorted({name for part in ('train', 'test') for name in listed(root, part, 1)})
-        clips = whole_videos(Path(root) / 'videos', names, FRAMES, HEIGHT + MARGIN, WIDTH + 2 * MARGIN)
-        with atomic_open(path, 'wb') as file:
-            np.savez(file, clips=clips, names=np.array(names))
-    with np.load(path) as kept:
-        return dict(zip(kept['names'].tolist(), kept['clips']))
+    def make(names: Sequence[str]) -> np.ndarray:
+        return whole_videos(Path(root) / 'videos', names, FRAMES, HEIGHT + MARGIN, WIDTH + 2 * MARGIN)
+
+    return kept(Path(cache) / 'words.npz',
+                lambda: {name for part in ('train', 'test') for name in listed(root, part, 1)}, make)
 
 
 def listed(root: str, part: str, fold: int) -> Dict[str, int]:
@@ -96,21 +92,6 @@ def velocities(start: str, clips: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(500, 4)) * (zoom, turn, 3 * shift, 3 * shift)
 
 
-def normalized(clips: Tensor) -> Tensor:
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1, 1) for values in (MEAN, STD))
-    return (clips.float() - mean) / std
-
-
-def augmented(clips: Tensor, draw: torch.Generator) -> Tensor:
-    """A crop of HEIGHT x WIDTH and perhaps a mirror image, one draw per clip."""
-    out = []
-    for clip in clips:
-        top, left, mirror = (int(torch.randint(0, n, (), generator=draw)) for n in (MARGIN + 1, 2 * MARGIN + 1, 2))
-        clip = clip[..., top:top + HEIGHT, left:left + WIDTH]
-        out.append(clip.flip(-1) if mirror else clip)
-    return torch.stack(out)
-
-
 @torch.no_grad()
 def accuracy(model: nn.Module, clips: Tensor, labels: Tensor) -> float:
     """Top-1 of the middle crop in percent."""
@@ -141,7 +122,7 @@ def run(key: Key, root: str, weights: str, cache: str) -> dict:
         losses = []
         for batch in torch.randperm(len(x), generator=draw).split(BATCH):
             with torch.autocast('cpu', torch.bfloat16):
-                scores = model(normalized(augmented(x[batch], draw)))
+                scores = model(normalized(cropped_and_mirrored(x[batch], HEIGHT, WIDTH, draw)))
             loss = F.cross_entropy(scores.float(), y[batch])
             optimizer.zero_grad()
             loss.backward()

@@ -28,8 +28,6 @@ import tconv_mmaction  # noqa: E402,F401  first: mmaction2 loads on today's PyTo
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from mmaction.registry import TRANSFORMS as PIPELINE  # noqa: E402
-from mmcv.transforms import Compose  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from nets import NETS, build, motion, parameter_groups  # noqa: E402  beside this file
@@ -38,12 +36,12 @@ from tables import PAGE, write_results  # noqa: E402  beside this file
 from torch import Tensor, nn  # noqa: E402
 
 from tconv_mmaction.cli.run_log import Key, finish_study, read_runs, run_all  # noqa: E402
+from tconv_mmaction.cli.study_clips import cropped_and_mirrored, kept, normalized, whole_videos  # noqa: E402
 from tconv_mmaction.utils.atomic import atomic_open  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / 'results'
 CLASSES = 10
 FRAMES, HEIGHT, WIDTH, MARGIN = 8, 32, 64, 4  # what a network sees; training crops it from MARGIN (2 MARGIN) more
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 # -- data ---------------------------------------------------------------------------------------------------------
@@ -66,19 +64,11 @@ def speaker(name: str) -> str:
 @lru_cache(maxsize=1)
 def decoded(data_root: str, cache: str) -> Dict[str, np.ndarray]:
     """All clips as (3, T, H, W) uint8, the whole video in FRAMES frames, decoded once and kept in a file."""
-    path = Path(cache) / f'clips_{FRAMES}x{HEIGHT + MARGIN}x{WIDTH + 2 * MARGIN}.npz'
-    if not path.is_file():
-        pipeline = Compose([PIPELINE.build(step) for step in (
-            dict(type='DecordInit'), dict(type='WholeVideoSampleFrames', clip_len=FRAMES), dict(type='DecordDecode'),
-            dict(type='Resize', scale=(WIDTH + 2 * MARGIN, HEIGHT + MARGIN), keep_ratio=False),
-            dict(type='FormatShape', input_format='NCTHW'))])
-        names = sorted({name for part in ('train', 'test') for name in read_list(data_root, part, 1)[0]})
-        clips = np.stack([pipeline(dict(filename=str(Path(data_root) / 'videos' / name), start_index=0,
-                                        modality='RGB'))['imgs'][0] for name in names])
-        with atomic_open(path, 'wb') as file:
-            np.savez(file, clips=clips, names=np.array(names))
-    with np.load(path) as kept:
-        return dict(zip(kept['names'].tolist(), kept['clips']))
+    def make(names: Sequence[str]) -> np.ndarray:
+        return whole_videos(Path(data_root) / 'videos', names, FRAMES, HEIGHT + MARGIN, WIDTH + 2 * MARGIN)
+
+    return kept(Path(cache) / f'words_{FRAMES}x{HEIGHT + MARGIN}x{WIDTH + 2 * MARGIN}.npz',
+                lambda: {name for part in ('train', 'test') for name in read_list(data_root, part, 1)[0]}, make)
 
 
 def subset(names: Sequence[str], labels: Sequence[int], per_class: int, seed: int) -> List[int]:
@@ -112,22 +102,7 @@ def lists(data_root: str, fold: int, per_class: int, seed: int, tuning: bool
     return ([names[i] for i in chosen], [labels[i] for i in chosen]), tested
 
 
-def normalized(clips: Tensor) -> Tensor:
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1, 1) for values in (MEAN, STD))
-    return clips.float().sub_(mean).div_(std)
-
-
 # -- one training -------------------------------------------------------------------------------------------------
-
-
-def augmented(clips: Tensor, draw: torch.Generator) -> Tensor:
-    """A crop of HEIGHT x WIDTH and perhaps a mirror image, one draw per clip."""
-    out = []
-    for clip in clips:
-        top, left, mirror = (int(torch.randint(0, n, (), generator=draw)) for n in (MARGIN + 1, 2 * MARGIN + 1, 2))
-        clip = clip[..., top:top + HEIGHT, left:left + WIDTH]
-        out.append(clip.flip(-1) if mirror else clip)
-    return torch.stack(out)
 
 
 @torch.no_grad()
@@ -152,7 +127,7 @@ def fit(model: nn.Module, groups: List[dict], clips: Tensor, labels: Tensor, epo
         total = []
         whole = len(clips) // batch_size * batch_size
         for batch in torch.randperm(len(clips), generator=draw)[:whole].split(batch_size):
-            x = normalized(augmented(clips[batch], draw))
+            x = normalized(cropped_and_mirrored(clips[batch], HEIGHT, WIDTH, draw))
             with torch.autocast('cpu', torch.bfloat16):
                 scores = model(x)
             loss = F.cross_entropy(scores.float(), labels[batch])

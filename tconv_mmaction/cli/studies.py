@@ -1,13 +1,10 @@
-"""What the studies under projects/ share: settings of a folder of runs, lists, clips, baselines, means and tables."""
+"""What the studies under projects/ share: settings of a folder of runs, lists, baselines, means and tables."""
 import json
 from pathlib import Path
 from typing import Dict, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from mmaction.registry import TRANSFORMS
-from mmcv.transforms import Compose
 from sklearn.metrics import f1_score
 
 from ..interpret.pictures.figure_files import save_figure
@@ -31,15 +28,6 @@ def read_list(path: Path) -> Dict[str, int]:
         raise FileNotFoundError(f'{path} is not there. --data-root must have videos/ and the lists of the study.')
     lines = (line.rsplit(maxsplit=1) for line in path.read_text().splitlines() if line.strip())
     return {name: int(label) for name, label in lines}
-
-
-def whole_videos(folder: Path, names: Sequence[str], frames: int, height: int, width: int) -> np.ndarray:
-    """``(n, 3, frames, height, width)`` uint8: each of the videos ``folder/name`` from end to end, the whole image."""
-    pipeline = Compose([TRANSFORMS.build(step) for step in (
-        dict(type='DecordInit'), dict(type='WholeVideoSampleFrames', clip_len=frames), dict(type='DecordDecode'),
-        dict(type='Resize', scale=(width, height), keep_ratio=False), dict(type='FormatShape', input_format='NCTHW'))])
-    return np.stack([pipeline(dict(filename=str(folder / name), start_index=0, modality='RGB'))['imgs'][0]
-                     for name in names])
 
 
 def majority_baseline(train: Sequence[int], test: Sequence[int]) -> Dict[str, float]:

@@ -83,7 +83,7 @@ def test_one_head_on_features(project, tmp_path, monkeypatch):
         (tmp_path / f'jhmdb/jhmdb5_{part}_split1.txt').write_text(lines)
     maps = torch.randn(20, 4, 4, 3, 3).half()
     maps[torch.arange(20), torch.arange(20) % 4, :] += 3 * (torch.arange(20) % 5 > 0)[:, None, None, None]
-    np.savez(tmp_path / 'jhmdb_features.npz', features=maps.numpy(), names=np.array(names))
+    np.savez(tmp_path / 'jhmdb_of_frames.npz', arrays=maps.numpy(), names=np.array(names))
     runs = []
     for head in ('conv3t', 'i3d'):
         key = project.real_videos.key_of('jhmdb', head, 1, 0, 3e-2)

@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from tconv_mmaction.cli.run_log import read_runs
+from tconv_mmaction.cli.study_clips import MEAN, STD, cropped_and_mirrored
 
 PROJECT = ROOT / 'projects/miracl_words'
 MODULES = ('miracl_words', 'nets', 'plan', 'tables')
@@ -140,14 +141,15 @@ def test_crops_and_backwards(project):
         """Answers with the class in the first frame of the middle crop's corner."""
 
         def forward(self, x):
-            value = x[:, 0, 0, 0, 0] * words.STD[0] + words.MEAN[0]
+            value = x[:, 0, 0, 0, 0] * STD[0] + MEAN[0]
             return nn.functional.one_hot(value.round().long(), 10).float()
 
     clips = torch.zeros(1, 3, words.FRAMES, words.HEIGHT + words.MARGIN, words.WIDTH + 2 * words.MARGIN,
                         dtype=torch.uint8)
     clips[0, 0, 0, words.MARGIN // 2, words.MARGIN], clips[0, 0, -1, words.MARGIN // 2, words.MARGIN] = 3, 7
     assert words.predict(Reader(), clips, False) == [3] and words.predict(Reader(), clips, True) == [7]
-    crops = {tuple(words.augmented(torch.arange(36 * 72).reshape(1, 1, 1, 36, 72), draw)[0, 0, 0, 0, :2].tolist())
+    crops = {tuple(cropped_and_mirrored(torch.arange(36 * 72).reshape(1, 1, 1, 36, 72), words.HEIGHT, words.WIDTH,
+                                        draw)[0, 0, 0, 0, :2].tolist())
              for draw in [torch.Generator().manual_seed(0)] for _ in range(1200)}
     assert len(crops) == 2 * (words.MARGIN + 1) * (2 * words.MARGIN + 1)  # every place, mirrored or not
 
