@@ -31,6 +31,7 @@ from tconv_mmaction.interpret import (
 )
 from tconv_mmaction.interpret.access.modules import choose_target, frozen
 from tconv_mmaction.interpret.maximize_activation import colour_axes
+from tconv_mmaction.interpret.pictures.kernel_slices import draw_motion, motion_reaches
 from tconv_mmaction.interpret.pictures.rendering import beside, heat, strip, write_clip, write_image
 from tconv_mmaction.interpret.trajectories import filter_trajectory
 from tconv_mmaction.utils import atomic_open, atomic_write_text
@@ -47,6 +48,7 @@ def displayed(image: torch.Tensor) -> np.ndarray:
 
 def draw_channels(clip, layer, channels, maps, maximal, trajectories) -> Figure:
     columns = 3 + (3 if trajectories else 0)
+    reaches, longest = motion_reaches(trajectories), max([len(t.zoom) for t in trajectories], default=0)
     figure = Figure(figsize=(2.1 * columns, 2.1 * len(channels)), layout='constrained')
     for row, (axes, channel) in enumerate(zip(figure.subplots(len(channels), columns, squeeze=False), channels)):
         frame = int(strongest_frame(maps[row:row + 1])[0])
@@ -58,18 +60,11 @@ def draw_channels(clip, layer, channels, maps, maximal, trajectories) -> Figure:
             axis.set_axis_off()
             axis.set_title(title, fontsize=8)
         if trajectories:
-            path = trajectories[row]
-            for axis, values, title in ((axes[3], path.zoom, 'zoom'), (axes[4], path.clockwise, 'clockwise, degrees')):
-                axis.plot(range(1, len(values) + 1), values, marker='.', color='0.3')
+            draw_motion(axes[3:], trajectories[row], longest, reaches)
+            for axis, title in zip(axes[3:], ('zoom', 'clockwise (degrees)', 'path (pixels of the kernel)')):
                 axis.set_title(title, fontsize=8)
-                axis.set_xlabel('slice', fontsize=7)
-            axes[5].plot(*path.path.T, color='0.5')
-            axes[5].plot(*path.path[0], 'o', color='tab:blue')
-            axes[5].plot(*path.path[-1], 'o', color='tab:red')
-            axes[5].set_aspect('equal', 'datalim')
-            if not axes[5].yaxis_inverted():
-                axes[5].invert_yaxis()
-            axes[5].set_title('path, pixels of the kernel', fontsize=8)
+                axis.tick_params(labelsize=7)
+                axis.yaxis.label.set_size(7)
     figure.suptitle(f'{clip.name}: most active channels of {layer}', fontsize=10)
     return figure
 

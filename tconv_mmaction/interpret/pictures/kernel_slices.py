@@ -4,7 +4,7 @@ One row per filter: its kT slices, counted from 1, and for 3T layers zoom, rotat
 layer on pictures of three colours are shown as colours about grey (no weight); others as their mean over the inputs,
 blue below zero and red above. Every filter has a scale of its own; what 1 is stands beside it.
 """
-from typing import Dict, Optional, Sequence
+from typing import Dict, Iterable, Optional, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -58,8 +58,7 @@ def draw_kernel_slices(weight: Tensor, channels: Sequence[int], layer: str,
     columns = 2 if plots and not stacked else 1
     outer = figure.add_gridspec(len(heights) * len(channels), columns, height_ratios=heights * len(channels),
                                 width_ratios=[slices * side, width - 16 - slices * side] if columns == 2 else [1])
-    reaches = [max([getattr(t.reach(), name) * 1.1 for t in (trajectories or {}).values()] + [getattr(least, name)])
-               or 1e-3 for name in Motion._fields]
+    reaches = motion_reaches((trajectories or {}).values(), least)
     for line, channel in enumerate(channels):
         row = outer[line * len(heights), 0].subgridspec(1, slices).subplots()
         row = np.atleast_1d(row)
@@ -71,7 +70,7 @@ def draw_kernel_slices(weight: Tensor, channels: Sequence[int], layer: str,
         row[0].set_ylabel(f'channel {channel}', rotation=0, ha='right', va='center')
         if plots:
             panels = outer[line * len(heights) + stacked, columns - 1].subgridspec(1, 3).subplots()
-            _motion(panels, (trajectories or {}).get(channel), slices, reaches, least)
+            draw_motion(panels, (trajectories or {}).get(channel), slices, reaches, least)
             if line == 0:
                 for axes, title in zip(panels, ('zoom', 'clockwise (degrees)', 'path (pixels)')):
                     axes.set_title(title)
@@ -86,7 +85,15 @@ def draw_kernel_slices(weight: Tensor, channels: Sequence[int], layer: str,
     return set_letters(figure, text=6.5, small=5.5)
 
 
-def _motion(panels, trajectory: Optional[Trajectory], slices: int, reaches: Sequence[float], least: Motion) -> None:
+def motion_reaches(trajectories: Iterable[Trajectory], least: Motion = LEAST) -> Motion:
+    """How far axes go to both sides of no motion, so that they hold all of these and no less than ``least``."""
+    reaches = [trajectory.reach() for trajectory in trajectories]
+    return Motion(*(max([getattr(reach, name) * 1.1 for reach in reaches] + [getattr(least, name)]) or 1e-3
+                    for name in Motion._fields))
+
+
+def draw_motion(panels, trajectory: Optional[Trajectory], slices: int, reaches: Motion, least: Motion = LEAST) -> None:
+    """Zoom, rotation and path of a filter of so many slices on three axes; of None the empty axes."""
     zoom, turn, path = panels
     for axes, values, still, reach in ((zoom, 'zoom', 1, reaches[0]), (turn, 'clockwise', 0, reaches[1])):
         axes.axhline(still, color=LINE, linewidth=0.5, linestyle=':')

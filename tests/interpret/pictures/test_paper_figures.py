@@ -1,9 +1,11 @@
 """Figures for a paper: how many panels, how wide on paper, what is written in them, and the numbers that they show."""
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers.scripts import load_script
 from matplotlib.colors import to_rgba
 from torch import nn
 
@@ -121,6 +123,21 @@ def test_kernels_slice_by_slice_with_their_motion(tmp_path):
     assert len(plain.axes) == 3 and plain.get_size_inches()[0] * 25.4 == pytest.approx(84) and inside(plain)
     with pytest.raises(ValueError, match=r'channel 4 of a layer with 4 output channels \(0 to 3\)'):
         draw_kernel_slices(weight, [4], '0')
+
+
+def test_channels_that_hardly_move_do_not_fill_the_axes():
+    layer = Conv3T(3, 4, (3, 5, 5))
+    with torch.no_grad():
+        layer.scale[:, 0] = 1.001
+    values, size = temporal_parameters(nn.Sequential(layer))['0'], (3, 5, 5)
+    tool = load_script('tools/analysis/saliency.py')
+    clip = SimpleNamespace(frames=np.zeros((3, 6, 8, 3), dtype=np.uint8), name='clip')
+    figure = tool.draw_channels(clip, '0', [0], torch.rand(1, 3, 6, 8), torch.rand(1, 3, 3, 6, 8),
+                                [filter_trajectory(values, 0, size)])
+    zoom, turn, path = figure.axes[3:]
+    assert zoom.get_ylim() == (0.95, 1.05) and turn.get_ylim() == (-5, 5) and path.get_ylim() == (0.5, -0.5)
+    np.testing.assert_allclose(zoom.get_lines()[1].get_xydata(), [[1, 1], [2, 1 / 1.001], [3, 1.001**-2]], rtol=1e-6)
+    assert [text.get_text() for text in zoom.texts] == ['hardly moves']
 
 
 # -------------------------------------------------------------------------------------------------------- film strips
