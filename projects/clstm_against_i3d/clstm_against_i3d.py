@@ -33,6 +33,7 @@ from tconv_mmaction.cli.studies import (
     majority_baseline,
     mean_std,
     read_list,
+    write_table,
 )
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.markdown import markdown_table
@@ -189,16 +190,6 @@ def table(results: pd.DataFrame, changes: pd.DataFrame, losses: pd.DataFrame) ->
     return '\n\n'.join(parts) + '\n'
 
 
-def write_table(out_dir: Path) -> None:
-    """table.md of a folder with the csv files."""
-    missing = [name for name in TABLES if not (out_dir / f'{name}.csv').is_file()]
-    if missing:
-        raise SystemExit(f'error: {out_dir} has no {missing[0]}.csv: run the study first.')
-    text = table(*(pd.read_csv(out_dir / f'{name}.csv') for name in TABLES))
-    atomic_write_text(out_dir / 'table.md', text)
-    print(f'\n{text}\n{", ".join(f"{name}.csv" for name in TABLES)} and table.md are in {out_dir}')
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-root', type=Path, default=Path('data/jhmdb'), help='videos/ and the lists')
@@ -212,10 +203,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     args = parse_args()
     if args.table_only:
-        return write_table(args.out_dir or args.work_dir)
+        return write_table(args.out_dir or args.work_dir, TABLES, table)
     data_root, work_dir = args.data_root.resolve(), args.work_dir.resolve()
     lists = {split: {part: read_list(data_root / f'sitstand_{part}_split{split}.txt') for part in ('train', 'test')}
              for split in args.splits}
@@ -236,8 +227,8 @@ def main() -> None:
     for name, content in (('results.csv', rows), ('changes.csv', change_rows(results, lists)),
                           ('losses.csv', pd.DataFrame(loss_rows))):
         atomic_write_text(out_dir / name, content.to_csv(index=False))
-    write_table(out_dir)
+    return write_table(out_dir, TABLES, table)
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -56,6 +56,7 @@ from tconv_mmaction.cli.studies import (  # noqa: E402
     majority_baseline,
     mean_std,
     read_list,
+    write_table,
 )
 from tconv_mmaction.utils.atomic import atomic_open, atomic_write_text  # noqa: E402
 from tconv_mmaction.utils.complexity import BackboneAndHead  # noqa: E402
@@ -339,7 +340,7 @@ def main(argv=None) -> int:
     if min(args.epochs, args.base_channels, args.processes) < 1:
         parser.error('--epochs, --base-channels and --processes must be at least 1.')
     if args.table_only:
-        return write_table(args.out)
+        return write_table(args.out, TABLES, table)
     init_default_scope('mmaction')
     settings = Settings(args.data_root, epochs=args.epochs, base_channels=args.base_channels)
     jobs = sorted(((data, name, split) for split in args.splits for name in args.nets for data in args.data),
@@ -357,19 +358,7 @@ def main(argv=None) -> int:
                           ('changes.csv', change_rows(runs).to_csv(index=False)),
                           ('losses.csv', loss_rows(runs).to_csv(index=False, float_format='%.5g'))):
         atomic_write_text(args.out / name, content)
-    return write_table(args.out)
-
-
-def write_table(out: Path) -> int:
-    """table.md of a folder with the csv files; the exit status."""
-    missing = [name for name in TABLES if not (out / f'{name}.csv').is_file()]
-    if missing:
-        print(f'error: {out} has no {missing[0]}.csv: run the study first.', file=sys.stderr)
-        return 2
-    text = table(*(pd.read_csv(out / f'{name}.csv') for name in TABLES))
-    atomic_write_text(out / 'table.md', text)
-    print(text)
-    return 0
+    return write_table(args.out, TABLES, table)
 
 
 def read_list_of(data: str, split: int, root: Path) -> Dict[str, Dict[str, int]]:

@@ -1,7 +1,8 @@
 """What the studies under projects/ share: settings of a folder of runs, lists, baselines, means and tables."""
 import json
+import sys
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Callable, Dict, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,6 +21,18 @@ def check_settings(folder: Path, settings: dict) -> None:
     if found != settings:
         raise ValueError(f'{folder} has runs with {found}, asked for are {settings}. Give another --work-dir, or '
                          'delete that one.')
+
+
+def write_table(folder: Path, names: Sequence[str], table: Callable[..., str]) -> int:
+    """table.md of a folder, which ``table`` makes of its files ``NAME.csv``, and print it. The exit status."""
+    missing = [name for name in names if not (folder / f'{name}.csv').is_file()]
+    if missing:
+        print(f'error: {folder} has no {missing[0]}.csv: run the study first.', file=sys.stderr)
+        return 2
+    text = table(*(pd.read_csv(folder / f'{name}.csv') for name in names))
+    atomic_write_text(folder / 'table.md', text)
+    print(f'\n{text}\n{", ".join(f"{name}.csv" for name in names)} and table.md are in {folder}')
+    return 0
 
 
 def read_list(path: Path) -> Dict[str, int]:
