@@ -35,6 +35,14 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope='session')
+def configs_are_written_without_layout():
+    """MMEngine lays out the text of a config for every Runner, with a formatter of Python that takes up to a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.config.FormatCode', lambda text, **options: (text, False))
+        yield
+
+
 @pytest.fixture(autouse=True, scope='module')
 def scope_of_module_fixtures():
     """They are made before the fixture below, and whichever test comes first on a worker may need one."""
