@@ -54,6 +54,7 @@ STAGES = (
     Stage(NARROW, SEVEN, 5, FOLDS, (0, )),
     Stage(NARROW, SEVEN, 20, FOLDS, (1, )),
     Stage(NARROW, ('3t_x10', '3t_moving_x10'), 20, FOLDS, (0, 1)),
+    Stage(NARROW, ('3t_paper', '3t_conv3d'), 20, FOLDS, (0, 1)),
     Stage(NARROW, SEVEN, 100, FOLDS, (1, )),
     Stage(IMAGENET, SEVEN, 20, FOLDS, (0, )),
     Stage(NARROW, SEVEN, 20, FOLDS, (2, )),

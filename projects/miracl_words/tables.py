@@ -18,7 +18,7 @@ TITLES = {name: net.title for name, net in NETS.items()}
 WORDS = ('begin', 'choose', 'connection', 'navigation', 'next', 'previous', 'start', 'stop', 'hello', 'web')
 PAIRS = (('3d', '3t'), ('3d', '3t_moving'), ('3d', '3t_moving_gain'), ('3t', '3t_moving'),
          ('3t_moving', '3t_moving_gain'), ('3t_frozen', '3t'), ('3d', 's3d'), ('2d', '3t'), ('2d', '3d'),
-         ('3t', '3t_x10'), ('3t_moving', '3t_moving_x10'))
+         ('3t', '3t_x10'), ('3t_moving', '3t_moving_x10'), ('3t_paper', '3t'), ('3t_conv3d', '3t'))
 
 
 def tested(runs: Sequence[dict], setting: Setting, per_class: int) -> List[dict]:
