@@ -30,11 +30,12 @@ from mmaction.registry import MODELS  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+from torch.nn.utils.parametrize import register_parametrization  # noqa: E402
 
 from tconv_mmaction.cli.folder_config import resnet18_strides  # noqa: E402
 from tconv_mmaction.cli.run_log import Key, finish_study, run_all  # noqa: E402
 from tconv_mmaction.cli.run_statistics import fill_page, mean_std, paired  # noqa: E402
-from tconv_mmaction.layers.conv3t import TEMPORAL_PARAMETERS  # noqa: E402
+from tconv_mmaction.layers.conv3t import TEMPORAL_PARAMETERS, Conv3T  # noqa: E402
 from tconv_mmaction.utils.atomic import atomic_write_text  # noqa: E402
 from tconv_mmaction.utils.complexity import BackboneAndHead  # noqa: E402
 from tconv_mmaction.utils.markdown import markdown_table  # noqa: E402
@@ -49,10 +50,12 @@ MOVING = (0.5, 0.3, 0.1)
 
 
 class Start(NamedTuple):
-    """``mult``: learning rate of the transforms and gains over that of everything else."""
+    """``mult``: learning rate of the transforms and gains over that of everything else. ``log_scale``: what is learned
+    is log s, so that half as large is as far from s = 1 as twice as large."""
     title: str
     temporal_cfg: dict
     mult: float = 1.
+    log_scale: bool = False
 
 
 STARTS: Dict[str, Start] = {
@@ -65,13 +68,16 @@ STARTS: Dict[str, Start] = {
     'he_x3': Start('3T, He, identity, transforms 3x', dict(type='Conv3T', init='he'), 3.),
     'he_x10': Start('3T, He, identity, transforms 10x', dict(type='Conv3T', init='he'), 10.),
     'he_moving_x10': Start('3T, He, moving, transforms 10x', dict(type='Conv3T', init='he', motion_std=MOVING), 10.),
+    'he_log': Start('3T, He, identity, log s', dict(type='Conv3T', init='he'), log_scale=True),
+    'he_moving_log': Start('3T, He, moving, log s', dict(type='Conv3T', init='he', motion_std=MOVING), log_scale=True),
     'he_gain': Start('3T, He, identity, gain per slice', dict(type='Conv3T', init='he', gain=True)),
 }
 
-MAIN = ('3d', 'he', 'he_moving')  # these first, at all learning rates; then every start at the first one
+MAIN = ('3d', 'he', 'he_moving')  # every start at the first learning rate, then these at the others
 # (first, second): the table of differences has second - first
 PAIRS = (('3d', 'he_moving'), ('3d', 'he'), ('he', 'he_moving'), ('paper', 'he'), ('paper', 'paper_moving'),
-         ('paper', 'paper_x10'), ('he', 'he_x3'), ('he', 'he_x10'), ('he_moving', 'he_moving_x10'), ('he', 'he_gain'))
+         ('paper', 'paper_x10'), ('he', 'he_x3'), ('he', 'he_x10'), ('he_moving', 'he_moving_x10'), ('he', 'he_log'),
+         ('he_moving', 'he_moving_log'), ('he', 'he_gain'))
 
 
 def draw_clip(label: int, rng: np.random.Generator) -> np.ndarray:
@@ -93,6 +99,16 @@ def clips_of(per_class: int, seed: int) -> Tuple[Tensor, Tensor]:
     return torch.from_numpy((clips - 118) / 57).float(), torch.from_numpy(labels)
 
 
+class Exp(nn.Module):
+    """s = exp(u)."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        return u.exp()
+
+    def right_inverse(self, s: Tensor) -> Tensor:
+        return s.log()
+
+
 def build(name: str) -> nn.Module:
     conv1, pool1, stages = resnet18_strides(FRAMES)
     backbone = MODELS.build(dict(
@@ -103,6 +119,9 @@ def build(name: str) -> nn.Module:
     model = BackboneAndHead(backbone, head)
     backbone.init_weights()
     head.init_weights()
+    if STARTS[name].log_scale:
+        for layer in [module for module in model.modules() if isinstance(module, Conv3T)]:
+            register_parametrization(layer, 'scale', Exp())
     return model
 
 
@@ -145,7 +164,7 @@ def train(key: Key) -> dict:
 
 def keys() -> List[Key]:
     """All runs in the order in which they are done, what the page says most about first."""
-    plan = [(start, lr, seed) for starts, lrs in ((MAIN, LRS), (STARTS, LRS[:1]), (STARTS, LRS))
+    plan = [(start, lr, seed) for starts, lrs in ((STARTS, LRS[:1]), (MAIN, LRS), (STARTS, LRS))
             for seed in SEEDS for lr in lrs for start in starts]
     return [dict(start=start, lr=lr, seed=seed, epochs=EPOCHS) for start, lr, seed in dict.fromkeys(plan)]
 

@@ -49,7 +49,22 @@ def test_starts_and_rates(starts):
             assert (layers[3].rotate.abs().mean() > 0.1) == ('moving' in name)
             assert (layers[3].weight.std() > 0.5) == name.startswith('paper')
             assert groups[1]['lr'] == start.mult * 1e-3
-            assert len(groups[1]['params']) == 17 * (5 if name == 'he_gain' else 4)
+            more = (name == 'he_gain') - start.log_scale  # log s is learned at the rate of everything else
+            assert len(groups[1]['params']) == 17 * (4 + more)
+
+
+def test_log_scale_starts_where_the_scale_does_and_learns_its_logarithm(starts):
+    torch.manual_seed(0)
+    plain = starts.build('he_moving')
+    torch.manual_seed(0)
+    model = starts.build('he_moving_log')
+    x = torch.randn(1, 3, 8, 32, 32)
+    torch.testing.assert_close(model.eval()(x), plain.eval()(x), rtol=1e-4, atol=1e-5)
+    first, other = (next(m for m in net.modules() if isinstance(m, Conv3T)) for net in (model, plain))
+    model(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    torch.testing.assert_close(first.parametrizations.scale.original.grad, other.scale.detach() * other.scale.grad,
+                               rtol=1e-3, atol=1e-5)
 
 
 def test_a_short_training(starts, monkeypatch):
@@ -75,9 +90,9 @@ def test_tables_by_hand(starts):
 
 def test_the_plan_begins_with_what_the_page_says_most_about(starts):
     keys = starts.keys()
-    assert len(keys) == 10 * 3 * 5 == len({tuple(key.values()) for key in keys})
-    assert {key['start'] for key in keys[:45]} == set(starts.MAIN)
-    assert {key['lr'] for key in keys[45:80]} == {1e-3} and {key['seed'] for key in keys[:9]} == {0}
+    assert len(keys) == 12 * 3 * 5 == len({tuple(key.values()) for key in keys})
+    assert {key['lr'] for key in keys[:60]} == {1e-3} and {key['seed'] for key in keys[:12]} == {0}
+    assert {key['start'] for key in keys[60:90]} == set(starts.MAIN)
 
 
 def test_the_page_is_what_the_committed_runs_give(starts, tmp_path):
