@@ -60,11 +60,12 @@ class Start(NamedTuple):
 
 STARTS: Dict[str, Start] = {
     '3d': Start('3D', dict(type='Conv3d')),
-    'paper': Start("3T, the paper's: N(0, 1), identity", dict(type='Conv3T')),
-    'paper_moving': Start('3T, N(0, 1), moving', dict(type='Conv3T', motion_std=MOVING)),
+    'paper': Start("3T, the paper's: N(0, 1), identity", dict(type='Conv3T', init='paper')),
+    'paper_moving': Start('3T, N(0, 1), moving', dict(type='Conv3T', init='paper', motion_std=MOVING)),
+    'conv3d': Start("3T, nn.Conv3d's, identity", dict(type='Conv3T', init='conv3d')),
     'he': Start('3T, He, identity', dict(type='Conv3T', init='he')),
     'he_moving': Start('3T, He, moving', dict(type='Conv3T', init='he', motion_std=MOVING)),
-    'paper_x10': Start("3T, the paper's, transforms 10x", dict(type='Conv3T'), 10.),
+    'paper_x10': Start("3T, the paper's, transforms 10x", dict(type='Conv3T', init='paper'), 10.),
     'he_x3': Start('3T, He, identity, transforms 3x', dict(type='Conv3T', init='he'), 3.),
     'he_x10': Start('3T, He, identity, transforms 10x', dict(type='Conv3T', init='he'), 10.),
     'he_moving_x10': Start('3T, He, moving, transforms 10x', dict(type='Conv3T', init='he', motion_std=MOVING), 10.),
@@ -75,9 +76,9 @@ STARTS: Dict[str, Start] = {
 
 MAIN = ('3d', 'he', 'he_moving')  # every start at the first learning rate, then these at the others
 # (first, second): the table of differences has second - first
-PAIRS = (('3d', 'he_moving'), ('3d', 'he'), ('he', 'he_moving'), ('paper', 'he'), ('paper', 'paper_moving'),
-         ('paper', 'paper_x10'), ('he', 'he_x3'), ('he', 'he_x10'), ('he_moving', 'he_moving_x10'), ('he', 'he_log'),
-         ('he_moving', 'he_moving_log'), ('he', 'he_gain'))
+PAIRS = (('3d', 'he_moving'), ('3d', 'he'), ('he', 'he_moving'), ('paper', 'he'), ('conv3d', 'he'),
+         ('paper', 'paper_moving'), ('paper', 'paper_x10'), ('he', 'he_x3'), ('he', 'he_x10'),
+         ('he_moving', 'he_moving_x10'), ('he', 'he_log'), ('he_moving', 'he_moving_log'), ('he', 'he_gain'))
 
 
 def draw_clip(label: int, rng: np.random.Generator) -> np.ndarray:

@@ -90,9 +90,9 @@ def test_tables_by_hand(starts):
 
 def test_the_plan_begins_with_what_the_page_says_most_about(starts):
     keys = starts.keys()
-    assert len(keys) == 12 * 3 * 5 == len({tuple(key.values()) for key in keys})
-    assert {key['lr'] for key in keys[:60]} == {1e-3} and {key['seed'] for key in keys[:12]} == {0}
-    assert {key['start'] for key in keys[60:90]} == set(starts.MAIN)
+    assert len(keys) == 13 * 3 * 5 == len({tuple(key.values()) for key in keys})
+    assert {key['lr'] for key in keys[:65]} == {1e-3} and {key['seed'] for key in keys[:13]} == {0}
+    assert {key['start'] for key in keys[65:95]} == set(starts.MAIN)
 
 
 def test_the_page_is_what_the_committed_runs_give(starts, tmp_path):
