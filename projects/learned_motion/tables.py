@@ -33,10 +33,12 @@ def gains_table(runs: Sequence[dict], videos: str) -> str:
         found = _of(own, net=name)
         if found:
             against = paired(base, _by_seed(found)) if name != '3d' else None
+            without = name.split('_gain')[0]
+            gained = paired(_by_seed(_of(own, net=without)), _by_seed(found)) if without != name else None
             rows.append([net.title, f"{found[0]['parameters']:,}", f"{found[0]['lr']:g}", len(found),
-                         mean_std(_by_seed(found)), against.text() if against else ''])
-    return markdown_table(['network', 'parameters', 'rate', 'seeds', 'test accuracy, %', 'minus 3D, 95 % interval'],
-                          rows) if rows else NONE
+                         mean_std(_by_seed(found)), against.text() if against else '', gained.text() if gained else ''])
+    return markdown_table(['network', 'parameters', 'rate', 'seeds', 'test accuracy, %', 'minus 3D, 95 % interval',
+                           'minus the same start without gains'], rows) if rows else NONE
 
 
 def ladder_table(runs: Sequence[dict], what: str) -> str:

@@ -24,13 +24,20 @@ def whole_videos(folder: Path, names: Sequence[str], frames: int, height: int, w
 
 def kept(path: Path, names: Callable[[], Sequence[str]],
          make: Callable[[Sequence[str]], np.ndarray]) -> Dict[str, np.ndarray]:
-    """{name: array}, made once for all names and kept in the file ``path``, whole or not at all."""
+    """{name: array}, made once for all names and kept in the file ``path``, whole or not at all.
+
+    Raises:
+        ValueError: if ``path`` is something else.
+    """
     if not path.is_file():
         known = sorted(names())
         arrays = make(known)
         with atomic_open(path, 'wb') as file:
             np.savez(file, names=np.array(known), arrays=arrays)
     with np.load(path) as file:
+        if set(file.files) != {'names', 'arrays'}:
+            raise ValueError(f'{path} has {", ".join(file.files)} instead of names and arrays: it was kept by something '
+                             'else, or an older version. Delete it or choose another folder.')
         return dict(zip(file['names'].tolist(), file['arrays']))
 
 

@@ -25,6 +25,12 @@ def test_what_fails_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_of_something_else_is_refused(tmp_path):
+    np.savez(tmp_path / 'kept.npz', a=np.zeros(1))
+    with pytest.raises(ValueError, match='kept.npz has a instead of names and arrays'):
+        kept(tmp_path / 'kept.npz', lambda: ['a'], lambda names: np.zeros((1, 1)))
+
+
 def test_normalized_by_hand():
     clip = torch.zeros(1, 3, 1, 1, 1, dtype=torch.uint8)
     clip[0, :, 0, 0, 0] = torch.tensor([124, 0, 255])

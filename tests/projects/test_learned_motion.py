@@ -54,6 +54,15 @@ def test_runs_and_tables(project, tmp_path):
     assert 'velocities of the training clips' in text and 'No runs yet.' in text
 
 
+def test_gains_are_compared_with_3d_and_with_the_same_start_by_hand(project):
+    """Over two seeds: with gains 1 and 3 points behind 3D, -2 ± 12.7062 * 1; 4 and 6 ahead of 3T without."""
+    runs = [dict(part='gains', videos='motion', tuning=False, net=net, seed=seed, test=test, parameters=1, lr=1e-3)
+            for net, tests in (('3d', (90., 93.)), ('3t', (85., 84.)), ('3t_gain', (89., 90.)))
+            for seed, test in enumerate(tests)]
+    *_, last = project.tables.gains_table(runs, 'motion').splitlines()
+    assert last.endswith('| 2 | 89.5 ± 0.7 | -2.0 ± 12.7 | +5.0 ± 12.7 |')
+
+
 def test_words_start_as_asked_from_a_2d_net(project, tmp_path, monkeypatch):
     words = project.words
     for name, value in dict(CHANNELS=8, PER_CLASS=1, EPOCHS=1).items():
