@@ -105,7 +105,8 @@ def build(name: str, classes: int, settings: Settings) -> nn.Module:
     head = dict(type='I3DHead', num_classes=classes, in_channels=8 * base, dropout_ratio=0.)
     if name in ('3t', '3t_fast', '3d'):  # as configs/recognition/tconv3/_base_/resnet18.py
         backbone = MODELS.build(dict(
-            resnet, temporal_cfg=dict(type='Conv3d' if name == '3d' else 'Conv3T'), temporal_kernels=(7, 3, 3, 3, 3),
+            resnet, temporal_kernels=(7, 3, 3, 3, 3),
+            temporal_cfg=dict(type='Conv3d') if name == '3d' else dict(type='Conv3T', init='paper'),
             conv1_stride_t=2, pool1_kernel=(3, 3, 3), pool1_stride_t=2, temporal_strides=(1, 2, 2, 2)))
     elif name == 'i3d_multi':
         backbone = MODELS.build(dict(resnet, temporal_cfg=dict(type='MultiBranchConv3d'),

@@ -75,7 +75,7 @@ def build(weights: str) -> nn.Module:
     backbone = MODELS.build(dict(
         type='TemporalResNet3d', depth=18, base_channels=CHANNELS, num_stages=3, out_indices=(2, ),
         spatial_strides=(1, 2, 2), temporal_strides=(1, 1, 1), dilations=(1, 1, 1), temporal_kernels=(7, 3, 3, 3),
-        temporal_cfg=dict(type='Conv3T'), conv1_stride_t=2, pool1_kernel=(3, 3, 3), pool1_stride_t=1,
+        temporal_cfg=dict(type='Conv3T', init='paper'), conv1_stride_t=2, pool1_kernel=(3, 3, 3), pool1_stride_t=1,
         pretrained=weights))
     head = MODELS.build(dict(type='I3DHead', num_classes=CLASSES, in_channels=4 * CHANNELS, dropout_ratio=0.))
     backbone.init_weights()

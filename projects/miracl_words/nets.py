@@ -30,7 +30,8 @@ class Net(NamedTuple):
         """Of the convolutions; K_1 comes from the 2D net, so ``init`` matters from scratch only."""
         if self.layer != 'Conv3T':
             return dict(type='Conv3d' if self.layer == '2d' else self.layer)
-        return dict(type='Conv3T', init=self.init, motion_std=MOTION_STD if self.moving else (0., 0., 0.), gain=self.gain)
+        return dict(type='Conv3T', init=self.init, gain=self.gain,
+                    motion_std=MOTION_STD if self.moving else (0., 0., 0.))
 
 
 NETS: Dict[str, Net] = {

@@ -42,7 +42,7 @@ def kernel(filters: int, inputs: int, frames: int, side: int, first: str, moves:
     def normal(*shape):
         return torch.randn(*shape, generator=generator)
 
-    layer = Conv3T(inputs, filters, (frames, side, side), gain=True)
+    layer = Conv3T(inputs, filters, (frames, side, side), init='paper', gain=True)
     with torch.no_grad():
         layer.weight.copy_(normal(*layer.weight.shape))
         if first == 'blobs':

@@ -31,7 +31,7 @@ FOUND = 1e-5
 def moving_kernel(inputs: int, filters: int, size, gain: bool, spread: float, seed: int = 0) -> Tensor:
     """(O, I, T, H, W) of a 3T layer with random motion."""
     torch.manual_seed(seed)
-    layer = Conv3T(inputs, filters, size, gain=gain, gain_std=0.5 if gain else 0.)
+    layer = Conv3T(inputs, filters, size, init='paper', gain=gain, gain_std=0.5 if gain else 0.)
     for name in ('translate_x', 'translate_y', 'rotate'):
         getattr(layer, name).normal_(0, spread)
     layer.scale.normal_(0, spread / 3).exp_()

@@ -3,7 +3,7 @@
 # work_dirs/lenet5-3t-gain_fitted.pth
 _base_ = ['../../_base_/default_runtime.py', '_base_video-mnist.py']
 
-model = dict(backbone=dict(temporal_cfg=dict(type='Conv3T', gain=True)))
+model = dict(backbone=dict(temporal_cfg=dict(type='Conv3T', init='paper', gain=True)))
 
 load_from = 'work_dirs/lenet5-3t-gain_fitted.pth'
 train_cfg = dict(max_epochs=4)

@@ -3,7 +3,7 @@
 #   --cfg-options data_root=data/mnist train_dataloader.dataset.data_root=data/mnist ... (see README)
 _base_ = ['../../_base_/default_runtime.py', '_base_video-mnist.py']
 
-model = dict(backbone=dict(temporal_cfg=dict(type='Conv3T')))
+model = dict(backbone=dict(temporal_cfg=dict(type='Conv3T', init='paper')))
 
 custom_hooks = [
     dict(type='CheckInvalidLossHook', interval=20),

@@ -11,7 +11,7 @@ model = dict(
         in_channels=1,
         pretrained=None,
         temporal_kernels=(7, 3, 3, 3, 3),
-        temporal_cfg=dict(type='Conv3T'),
+        temporal_cfg=dict(type='Conv3T', init='paper'),
         conv1_stride_t=2,
         pool1_kernel=(3, 3, 3),
         pool1_stride_t=2,
