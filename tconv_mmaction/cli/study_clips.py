@@ -36,8 +36,8 @@ def kept(path: Path, names: Callable[[], Sequence[str]],
             np.savez(file, names=np.array(known), arrays=arrays)
     with np.load(path) as file:
         if set(file.files) != {'names', 'arrays'}:
-            raise ValueError(f'{path} has {", ".join(file.files)} instead of names and arrays: it was kept by something '
-                             'else, or an older version. Delete it or choose another folder.')
+            raise ValueError(f'{path} has {", ".join(file.files)} instead of names and arrays: something else or an '
+                             'older version wrote it. Delete it or choose another folder.')
         return dict(zip(file['names'].tolist(), file['arrays']))
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tconv_mmaction.cli.run_statistics import fill_page, holm, mean_std, p_text, paired
+from tconv_mmaction.cli.run_statistics import fill_page, holm, mean_std, p_text, paired, signed_rank_p
 from tconv_mmaction.cli.run_tables import curves, difference_table, per_class_table, summary_table
 
 
@@ -28,6 +28,14 @@ def test_paired_at_the_edges():
     assert paired(pd.Series({'a': 1.}), pd.Series({'b': 1.})) is None
     with pytest.raises(ValueError, match="'a' is there twice"):
         paired(pd.Series([1., 2.], index=['a', 'a']), pd.Series({'a': 1.}))
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, 7, 30])
+def test_signed_ranks_as_scipy_has_them(n):
+    """With ties and zeros, and without."""
+    rng = np.random.default_rng(n)
+    for difference in (rng.integers(-2, 4, n) * .5 + (n < 3), rng.normal(.5, 1, n)):
+        assert signed_rank_p(difference) == pytest.approx(stats.wilcoxon(difference).pvalue, abs=1e-12)
 
 
 def test_holm_by_hand():
