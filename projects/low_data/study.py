@@ -76,6 +76,8 @@ EQUAL_3D = dataclasses.replace(OLD_3D, channels=closest_channels('3D', parameter
 EQUAL_3T = dataclasses.replace(OLD_3T, channels=closest_channels('3T', parameters_of('3D', (6, 16))), title='wide 3T')
 FOUR = (Net('3D'), Net('3T'), Net('3T', motion=True), Net('R(2+1)D'))
 FOUR_PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2))
+FIRST_SLICES = tuple(Net('3T', start, title=title) for start, title in (
+    ('paper', 'standard normal'), ('conv3d', 'as nn.Conv3d'), ('he', 'He')))
 
 PARTS = {part.name: part for part in (
     Part('authors', "(a) The authors' set-up: SGD 5e-8, 3D from N(0, 1) weights and biases",
@@ -91,6 +93,10 @@ PARTS = {part.name: part for part in (
     Part('transforms', '(i) As (d), the transforms of 3T at 1, 3 and 10 times the learning rate of the rest',
          tuple(transforms(start, mult) for start in ('he', 'he+motion') for mult in (1, 3, 10)),
          ((0, 1), (0, 2), (3, 4), (3, 5)), rows=(5, ), videos='motion'),
+    Part('starts', '(j) The first slice of 3T, three starts tuned alike', FIRST_SLICES, ((0, 2), (1, 2)),
+         rows=(1, 2, 5), tune_lrs=(1e-3, 2e-3, 4e-3)),
+    Part('starts-motion', '(j) As above, the class is the motion alone', FIRST_SLICES, ((0, 2), (1, 2)), rows=(1, 2, 5),
+         videos='motion', like='starts'),
     Part('unequal', '(e) Adam at 0.001, 3D from the start of nn.Conv3d against 3T from N(0, 1)', (OLD_3D, OLD_3T),
          ((0, 1), ), rows=ROWS),
     Part('equal', '(f) As (e), as many parameters: one net narrowed or widened to the count of the other',
@@ -120,6 +126,9 @@ STAGES = (
     Stage('transforms', (5, ), range(5)),
     Stage('motion', (1, 2), range(10)),
     Stage('motion', (5, ), range(10)),
+    Stage('starts', tune=True),
+    Stage('starts', (1, 2, 5), range(10)),
+    Stage('starts-motion', (1, 2, 5), range(10)),
     Stage('authors', (1, 2), range(4)),
     Stage('tuned', (5, ), range(10)),
     Stage('authors', (1, 2), range(10)),
