@@ -74,7 +74,7 @@ STARTS: Dict[str, Start] = {
     'he_gain': Start('3T, He, identity, gain per slice', dict(type='Conv3T', init='he', gain=True)),
 }
 
-MAIN = ('3d', 'he', 'he_moving')  # every start at the first learning rate, then these at the others
+MAIN = ('3d', 'paper', 'conv3d', 'he', 'he_moving')  # every start at the first learning rate, then these at the others
 # (first, second): the table of differences has second - first
 PAIRS = (('3d', 'he_moving'), ('3d', 'he'), ('he', 'he_moving'), ('paper', 'he'), ('conv3d', 'he'),
          ('paper', 'paper_moving'), ('paper', 'paper_x10'), ('he', 'he_x3'), ('he', 'he_x10'),

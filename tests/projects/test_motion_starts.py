@@ -92,7 +92,7 @@ def test_the_plan_begins_with_what_the_page_says_most_about(starts):
     keys = starts.keys()
     assert len(keys) == 13 * 3 * 5 == len({tuple(key.values()) for key in keys})
     assert {key['lr'] for key in keys[:65]} == {1e-3} and {key['seed'] for key in keys[:13]} == {0}
-    assert {key['start'] for key in keys[65:95]} == set(starts.MAIN)
+    assert {key['start'] for key in keys[65:115]} == set(starts.MAIN)
 
 
 def test_the_page_is_what_the_committed_runs_give(starts, tmp_path):
