@@ -99,8 +99,12 @@ def model_text(model: str, num_classes: int, clip: Clip) -> str:
     if model == 'clstm':
         layers, size = lstm_layers(clip)
         fewer = '' if layers == LSTM_LAYERS else (
-            f'\n    backbone=dict(num_layers={layers}),  # of {LSTM_LAYERS}: the others would have no pixel left\n    ')
-        return f'model = dict({fewer}cls_head=dict({head}, clip_len={clip.frames}, feature_size={size}))\n'
+            f'        num_layers={layers},  # of {LSTM_LAYERS}: the others would have no pixel left\n')
+        return ('model = dict(\n    backbone=dict(\n'
+                "        # not the paper's one norm for all steps and layers: in small batches its running statistics\n"
+                '        # are those of the last steps, and tests fail (docs/clstm_against_i3d.md)\n'
+                f"        shared_norm=False, norm_statistics='clip',\n{fewer}    ),\n"
+                f'    cls_head=dict({head}, clip_len={clip.frames}, feature_size={size}))\n')
     return f'model = dict(cls_head=dict({head}))\n'
 
 

@@ -192,6 +192,7 @@ def test_the_clstm_has_as_many_layers_as_the_frames_have_room_for(tmp_path, caps
                       '--model', 'clstm', '--frames', '4', '--size', '32', '64']) == 0
     assert 'of the 3 layers of the C-LSTM 2 are taken' in capsys.readouterr().out
     model = MODELS.build(Config.fromfile(tmp_path / 'mine.py').model).eval()
+    assert len(model.backbone.norms) == 2 and model.backbone.norm_statistics == 'clip'
     features, _ = model.extract_feat(torch.zeros(1, 1, 3, 4, 32, 64), test_mode=True)
     assert model.cls_head(features).shape == (1, 2)
 
