@@ -4,8 +4,10 @@
     python tools/zoo_tables.py --check    exit status 1 if a file is not what would be written
 
 Parameters and FLOPs come from the networks that the configs build (on PyTorch's 'meta' device, so nothing is computed),
-accuracies and checkpoints from zoo/results.yml, which says what was trained here and by which command. Everything else
-was not trained here, and the tables say so. The fields are those of mmaction2's metafiles, which mim and MMEngine read.
+accuracies and checkpoints from zoo/results.yml, which says what was trained here and by which command; how far other
+seeds and folds are from a checkpoint, from the runs that it names. Everything else was not trained here, and the tables
+say so. The table of the networks on real video in docs/zoo.md is written, too. The fields of the metafiles are those of
+mmaction2's, which mim and MMEngine read.
 """
 import argparse
 import copy
@@ -21,6 +23,8 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 import tconv_mmaction  # noqa: F401  registers the networks
+from tconv_mmaction.cli.run_log import read_runs
+from tconv_mmaction.cli.run_statistics import fill_page, mean_std
 from tconv_mmaction.layers import switch_to_deploy
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.complexity import count_complexity, count_parameters
@@ -41,9 +45,10 @@ COLLECTIONS = {
               'Networks')),
 }
 DATA = {'video-mnist': 'Video-MNIST', 'jester-rgb': 'Jester', 'ucf101-rgb': 'UCF101',
-        'folder-rgb': 'a folder of videos', 'miracl-rgb': 'MIRACL-VC1 words',
+        'folder-rgb': 'a folder of videos', 'miracl-rgb': 'MIRACL-VC1 words', 'jhmdb5-rgb': 'J-HMDB, 5 classes',
         'sthv2-rgb': 'SthV2', 'mini-sthv2-rgb': 'mini-SthV2',
         'kinetics400-rgb': 'Kinetics-400', 'mini-kinetics400-rgb': 'mini-Kinetics-400', 'kth-rgb': 'KTH'}
+REAL_VIDEO = ('miracl', )
 NOT_TRAINED = 'not trained here'
 
 
@@ -94,6 +99,39 @@ def measured(config):
     return trained, count_parameters(model), flops
 
 
+def spread(result):
+    """Accuracy forwards and backwards over the runs of a network, ``('48.1 ± 0.5 (6)', '52.6 ± 0.5')``; '' without."""
+    if 'runs' not in result:
+        return '', ''
+    where = dict(result['runs'])
+    log = ROOT / where.pop('log')
+    runs = [run for run in read_runs(log) if all(run.get(key) == value for key, value in where.items())]
+    if not runs:
+        raise ValueError(f'{log} has no run of {where}, which zoo/results.yml names.')
+    forward, backward = (mean_std([run[key] for run in runs]) for key in ('accuracy', 'accuracy_reversed'))
+    return f'{forward} ({len(runs)})', backward
+
+
+def real_video(results, data, parameters):
+    """The table in docs/zoo.md of the networks on one set of real videos.
+
+    Args:
+        results: of zoo/results.yml.
+        data: as it ends the configs' names.
+        parameters: {name of a config: the number of its parameters as text}.
+    """
+    rows = []
+    for name, result in results.items():
+        if name.endswith(f'_{data}-rgb'):
+            path = ROOT / result['weights']
+            clips = round(100 * result['correct']['all'] / result['metrics']['Top 1 Accuracy'])
+            forward, backward = (f'{100 * result["correct"][key] / clips:.1f}' for key in ('all', 'backwards'))
+            rows.append([result['title'], parameters[name], f'`{path.name}`, {path.stat().st_size / 1e6:.1f} MB',
+                         forward, backward, *spread(result)])
+    return markdown_table(['network', 'parameters', 'file', 'accuracy', 'played backwards', 'all runs: accuracy (runs)',
+                           'played backwards'], rows)
+
+
 def entry(path, collection, results):
     """What the metafile says of one config, and the row of the table."""
     config = Config.fromfile(path)
@@ -126,7 +164,7 @@ def entry(path, collection, results):
         'Results': [{'Dataset': DATA[data], 'Task': 'Action Recognition', 'Metrics': {}}],
     }
     result = results.get(name)
-    accuracy, checkpoint = NOT_TRAINED, ''
+    accuracy, checkpoint, others = NOT_TRAINED, '', ''
     if result:
         made['Metadata']['Training Resources'] = result['resources']
         made['Results'][0]['Metrics'] = result['metrics']
@@ -134,16 +172,17 @@ def entry(path, collection, results):
         made['Weights'] = result['weights']
         accuracy = f'{result["metrics"]["Top 1 Accuracy"]:.2f}'
         checkpoint = f'[{Path(result["weights"]).name}](../../../{result["weights"]})'
+        others = spread(result)[0]
     row = (f'[{name}]({path.name})', f'{frames}x{height}x{width}', f'{trained:,}',
-           f'{deployed:,}' if deployed != trained else 'the same', f'{flops / 1e9:,.3g}', accuracy, checkpoint)
+           f'{deployed:,}' if deployed != trained else 'the same', f'{flops / 1e9:,.3g}', accuracy, others, checkpoint)
     return made, row
 
 
 def table(rows):
-    """A Markdown table; the checkpoint's column only where there is one."""
-    columns = ['config', 'clip (TxHxW)', 'parameters', 'deployed', 'GFLOPs', 'top-1, %', 'checkpoint']
-    if not any(row[-1] for row in rows):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    """A Markdown table; the columns of the checkpoint and of other runs only where there is something in them."""
+    columns = ['config', 'clip (TxHxW)', 'parameters', 'deployed', 'GFLOPs', 'top-1, %', 'all runs', 'checkpoint']
+    filled = [i for i, _ in enumerate(columns) if i < 6 or any(row[i] for row in rows)]
+    columns, rows = [columns[i] for i in filled], [[row[i] for i in filled] for row in rows]
     return markdown_table(columns, rows) + '\n'
 
 
@@ -151,12 +190,12 @@ def files():
     """{path: text} of everything that this tool writes."""
     init_default_scope('mmaction')
     results = yaml.safe_load((ROOT / 'zoo/results.yml').read_text(encoding='utf-8'))
-    made, known = {}, set()
+    made, parameters = {}, {}
     for folder, (collection, paper) in COLLECTIONS.items():
         where = ROOT / 'configs/recognition' / folder
         paths = sorted(p for p in where.glob('*.py') if not p.name.startswith('_base_'))
         entries, rows = zip(*(entry(path, collection, results) for path in paths))
-        known.update(path.stem for path in paths)
+        parameters.update((path.stem, row[2]) for path, row in zip(paths, rows))
         index = {'Collections': [{'Name': collection, 'README': f'configs/recognition/{folder}/README.md',
                                   'Paper': paper}], 'Models': list(entries)}
         head = '# Written by tools/zoo_tables.py. A model without Weights was not trained here.\n'
@@ -166,9 +205,12 @@ def files():
             raise ValueError(f'{where / "README.md"} has no place for its table: a line "<!-- table -->" and a line '
                              '"<!-- end of the table -->".')
         made[where / 'README.md'] = TABLE.sub(lambda m, rows=rows: m[1] + table(rows) + m[2], readme)
-    unknown = sorted(set(results) - known)
+    unknown = sorted(set(results) - set(parameters))
     if unknown:
         raise ValueError(f'zoo/results.yml tells about {", ".join(unknown)}, and there is no such config.')
+    page = ROOT / 'docs/zoo.md'
+    made[page] = fill_page(page.read_text(encoding='utf-8'),
+                           {data: real_video(results, data, parameters) for data in REAL_VIDEO})
     made[ROOT / 'model-index.yml'] = '# Written by tools/zoo_tables.py\n' + yaml.safe_dump(
         {'Import': [f'configs/recognition/{folder}/metafile.yml' for folder in COLLECTIONS]})
     return made

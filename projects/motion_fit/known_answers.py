@@ -16,6 +16,7 @@ import tconv_mmaction  # noqa: F401
 # isort: split
 import pandas as pd
 import torch
+from tables import write  # beside this file
 from torch import Tensor
 
 from tconv_mmaction.interpret import fit_kernels, motion_ladder
@@ -23,7 +24,6 @@ from tconv_mmaction.interpret.motion_null import NULLS
 from tconv_mmaction.interpret.pictures.ladder import ladder_table
 from tconv_mmaction.layers import Conv3T
 from tconv_mmaction.utils import atomic_write_text
-from tconv_mmaction.utils.markdown import markdown_table
 
 # name -> (inputs, T, side, what K_1 is, whether it moves, noise in standard deviations of the kernel)
 CASES: Dict[str, Tuple[int, int, int, str, bool, float]] = {
@@ -76,12 +76,7 @@ def main(argv=None) -> None:
         print(table.T.to_string(), flush=True)
     table = pd.concat(rows)
     atomic_write_text(args.out / 'known_answers.csv', table.to_csv())
-    shown = table[['static', 'gains', 'motion', 'motion_share', *(f'null95_{kind}' for kind in NULLS), 'above']].copy()
-    shown['above'] = [f'{above} of {args.filters}' for above in shown['above']]
-    columns = ['kernels', *shown.columns]
-    cells = [[name, *(f'{value:.2f}' if isinstance(value, float) else value for value in row)]
-             for name, row in zip(shown.index, shown.to_numpy())]
-    atomic_write_text(args.out / 'known_answers.md', markdown_table(columns, cells) + '\n')
+    write(args.out)
 
 
 if __name__ == '__main__':

@@ -15,12 +15,12 @@ import tconv_mmaction  # noqa: F401
 # isort: split
 import pandas as pd
 import torch
+from tables import write  # beside this file
 from torch import Tensor
 
 from tconv_mmaction.interpret import fit_temporal_parameters
 from tconv_mmaction.layers import Conv3T
 from tconv_mmaction.utils import atomic_write_text
-from tconv_mmaction.utils.markdown import markdown_table
 
 LAYERS = ((6, 64, (5, 5, 5)), (16, 64, (3, 5, 5)), (16, 64, (3, 3, 3)), (3, 16, (3, 7, 7)))  # inputs, filters, size
 SPREADS = (0.2, 0.4)
@@ -55,8 +55,7 @@ def main(argv=None) -> None:
                 print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     atomic_write_text(args.out / 'recovery.csv', table.to_csv(index=False))
-    text = markdown_table(list(table), table.astype(str).to_numpy().tolist())
-    atomic_write_text(args.out / 'recovery.md', text + '\n')
+    write(args.out)
     print(f'{table.missed.sum()} of {table.filters.sum()} filters missed, {table.cpu_seconds.sum():.1f} s of CPU')
 
 

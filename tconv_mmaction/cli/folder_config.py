@@ -3,6 +3,7 @@
 It restates the whole data part, so that a reader sees what is done to a video, and takes the rest from our ``_base_``.
 """
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Optional, Sequence, Tuple
 
@@ -13,6 +14,7 @@ from ..interpret.temporal_reach import dead_slices
 STRIDES = ((2, 2, (1, 2, 2, 2)), (2, 2, (1, 2, 2, 1)), (2, 2, (1, 2, 1, 1)), (2, 2, (1, 1, 1, 1)),
            (2, 1, (1, 1, 1, 1)), (1, 1, (1, 1, 1, 1)))
 RESNET18_KERNELS = (7, 3, 3, 3, 3)
+LSTM_LAYERS = 3  # of the paper
 ADAM = "optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3))\n"
 
 # without T_max the cosine ends with max_epochs, whatever that is set to
@@ -64,6 +66,22 @@ def resnet18_strides(frames: int) -> Tuple[int, int, Tuple[int, ...]]:
     return STRIDES[-1]
 
 
+def lstm_layers(clip: Clip) -> Tuple[int, Tuple[int, int]]:
+    """As many layers of the C-LSTM, up to ``LSTM_LAYERS``, as leave something of a frame, and its (h, w) then.
+
+    Raises:
+        ValueError: if not even one does.
+    """
+    def size(layers: int) -> Tuple[int, int]:
+        net = ConvLSTMNet(num_layers=layers, hidden_channels=1, kernel_size=5, stride=2)
+        return tuple(net.feature_size(clip.height, clip.width))
+
+    for layers in range(LSTM_LAYERS, 1, -1):
+        with suppress(ValueError):
+            return layers, size(layers)
+    return 1, size(1)
+
+
 def model_text(model: str, num_classes: int, clip: Clip) -> str:
     """The lines that set the network."""
     head = f'num_classes={num_classes}'
@@ -79,9 +97,14 @@ def model_text(model: str, num_classes: int, clip: Clip) -> str:
                 '        pretrained=None),  # or the path of resnet18-f37072fd.pth\n'
                 f'    cls_head=dict({head}))\n')
     if model == 'clstm':
-        net = ConvLSTMNet(num_layers=3, hidden_channels=32, kernel_size=5, stride=2)
-        size = tuple(net.feature_size(clip.height, clip.width))
-        return f'model = dict(cls_head=dict({head}, clip_len={clip.frames}, feature_size={size}))\n'
+        layers, size = lstm_layers(clip)
+        fewer = '' if layers == LSTM_LAYERS else (
+            f'        num_layers={layers},  # of {LSTM_LAYERS}: the others would have no pixel left\n')
+        return ('model = dict(\n    backbone=dict(\n'
+                "        # not the paper's one norm for all steps and layers: in small batches its running statistics\n"
+                '        # are those of the last steps, and tests fail (docs/clstm_against_i3d.md)\n'
+                f"        shared_norm=False, norm_statistics='clip',\n{fewer}    ),\n"
+                f'    cls_head=dict({head}, clip_len={clip.frames}, feature_size={size}))\n')
     return f'model = dict(cls_head=dict({head}))\n'
 
 

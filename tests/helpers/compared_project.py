@@ -133,4 +133,4 @@ def compared_once(compared, tmp_path_factory):
 
 
 def result(out):
-    return {name: (out / name).read_bytes() for name in ('samples.csv', 'summary.json', 'tables.md')}
+    return {name: (out / name).read_bytes() for name in ('samples.csv', 'blobs.csv', 'summary.json', 'tables.md')}

@@ -5,8 +5,10 @@
 
 Each model sees the clips of its own test_dataloader, in its own preparation; both must list the same videos. Per clip:
 blobs of the Grad-CAM map of every time step of the layer, a temporal mask, and the scores OS, FS and RS. Writes
-samples.csv (a row per clip and model), summary.json (means, standard deviations, t-tests, histograms), tables.md
-(Tables 2 to 4 of the paper) and histograms.png (Fig. 4).
+samples.csv (a row per clip and model), blobs.csv (a row per blob), summary.json (means, standard deviations, t-tests,
+histograms), tables.md (Tables 2 to 4 of the paper) and histograms.png (Fig. 4). The last two again, from the others:
+
+    python tools/analysis/compare_models.py --out DIR --table-only
 
 Kill it at any time: the same command goes on where it was, also with another number of processes, which must all see
 DIR. A clip that cannot be read or analysed is reported, left out of both models' numbers, and not tried again unless
@@ -35,7 +37,7 @@ from torch import Tensor
 from tconv_mmaction.cli import clip_tool
 from tconv_mmaction.cli.compared_models import Model, chosen_clips, names_of, reason, settings_of
 from tconv_mmaction.cli.figure_options import add_figure_arguments, figure_files
-from tconv_mmaction.interpret import drop_ratio, mask_runs
+from tconv_mmaction.interpret.comparison.comparison_csv import blob_table, rows_of, sample_table
 from tconv_mmaction.interpret.comparison.comparison_log import (
     RowLog,
     check_run,
@@ -43,11 +45,9 @@ from tconv_mmaction.interpret.comparison.comparison_log import (
     start_run,
 )
 from tconv_mmaction.interpret.comparison.comparison_report import draw_histograms, score_table, tables
-from tconv_mmaction.interpret.comparison.method_scores import read_scores
+from tconv_mmaction.interpret.comparison.method_scores import MethodScore, read_scores
 from tconv_mmaction.interpret.comparison.model_comparison import (
-    BLOB_MEASURES,
     Settings,
-    clip_means,
     compare,
     measure_clips,
     open_units,
@@ -128,23 +128,17 @@ class Progress:
                   f'{datetime.timedelta(seconds=round(seconds))} left', flush=True)
 
 
-def sample_table(models: List[Model], rows: Dict[Tuple[int, int], dict], used: List[int], titles: List[str],
-                 threshold: float) -> pd.DataFrame:
-    table = []
-    for index, number in sorted((index, number) for number, index in rows):
-        row = rows[number, index]
-        means = clip_means([row])
-        ratio = drop_ratio([row['original']], [row['freeze']], [row['reverse']]).values
-        runs = mask_runs(torch.tensor([row['mask']], dtype=torch.float64), threshold)[0]
-        frames, height, width = row['size']
-        table.append(dict(
-            index=index, video=row['video'], model=titles[number], label=row['label'], prediction=row['prediction'],
-            target=row['target'], OS=row['original'], FS=row['freeze'], RS=row['reverse'],
-            **{name: float(means[name][0]) for name in BLOB_MEASURES}, mask_length=row['mask_length'],
-            runs=' '.join(f'{start}-{stop - 1}' for start, stop in runs),
-            drop_ratio=float(ratio[0]) if ratio.size else None, drop_difference=row['reverse'] - row['freeze'],
-            iterations=row['iterations'], frames=frames, height=height, width=width, used=index in used))
-    return pd.DataFrame(table).astype({'label': 'Int64'})
+def write_tables(out: Path, comparison: dict, summary: dict, args) -> str:
+    """tables.md and histograms.png; returns the text of the tables."""
+    titles = [model['title'] for model in summary['models']]
+    text = tables(comparison, titles, summary['classes'], summary['settings']['target'])
+    text += ''.join(f'\n{note}\n' for note in summary['notes'])
+    if summary['explanations']:
+        scores = [{name: MethodScore(**score) for name, score in found.items()} for found in summary['explanations']]
+        text += '\n' + score_table(scores, titles)
+    atomic_write_text(out / 'tables.md', text)
+    figure_files(args).save(draw_histograms(comparison, titles), out / 'histograms')
+    return text
 
 
 def report(models: List[Model], titles: List[str], rows: dict, indices: Sequence[int], args, settings: Settings) -> int:
@@ -161,30 +155,41 @@ def report(models: List[Model], titles: List[str], rows: dict, indices: Sequence
         print(f'error: none of the {samples} clips could be analysed by both models.', file=sys.stderr)
         return 2
     comparison = compare(*([good[model.number, i] for i in used] for model in models))
-    names = names_of(models, args)
-    text = tables(comparison, titles, names, settings.target)
+    notes = []
     if samples < len(models[0].videos):
-        text += (f'\n{samples} of {len(models[0].videos)} clips: as many of each class as can be, drawn with seed '
-                 f'{args.sample_seed}.\n')
+        notes.append(f'{samples} of {len(models[0].videos)} clips: as many of each class as can be, drawn with seed '
+                     f'{args.sample_seed}.')
     if skipped:
-        text += f'\n{samples - len(used)} of {samples} clips were skipped; summary.json names them.\n'
-    scores = [read_scores(path) for path in args.scores or []]
-    if scores:
-        text += '\n' + score_table(scores, titles)
+        notes.append(f'{samples - len(used)} of {samples} clips were skipped; summary.json names them.')
     summary = dict(
-        explanations=[{name: score._asdict() for name, score in found.items()} for found in scores] or None,
+        explanations=[{name: score._asdict() for name, score in read_scores(path).items()}
+                      for path in args.scores or []] or None,
         models=[dict(title=title, config=model.config, checkpoint=model.checkpoint, layer=model.layer,
                      checkpoint_sha256=model.fingerprint['checkpoint']) for title, model in zip(titles, models)],
-        settings=settings._asdict(), sample=sorted(chosen), **comparison, skipped=skipped,
-        versions=dict(tconv_mmaction=tconv_mmaction.__version__, mmaction2=mmaction.__version__,
-                      torch=torch.__version__, opencv=cv2.__version__))
-    atomic_write_text(args.out / 'samples.csv', sample_table(models, good, used, titles, settings.threshold)
+        settings=settings._asdict(), classes=names_of(models, args), notes=notes, sample=sorted(chosen), **comparison,
+        skipped=skipped, versions=dict(tconv_mmaction=tconv_mmaction.__version__, mmaction2=mmaction.__version__,
+                                       torch=torch.__version__, opencv=cv2.__version__))
+    atomic_write_text(args.out / 'samples.csv', sample_table(good, used, titles, settings.threshold)
                       .to_csv(index=False))
+    atomic_write_text(args.out / 'blobs.csv', blob_table(good, titles).to_csv(index=False))
     atomic_write_text(args.out / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
-    atomic_write_text(args.out / 'tables.md', text)
-    figure_files(args).save(draw_histograms(comparison, titles), args.out / 'histograms')
+    text = write_tables(args.out, comparison, summary, args)
     print(f'\n{text}\nwritten to {args.out}', flush=True)
     return 1 if skipped else 0
+
+
+def tables_again(args: argparse.Namespace) -> int:
+    """tables.md and histograms.png from the csv files and the summary of a finished run, without its models."""
+    needed = ('samples.csv', 'blobs.csv', 'summary.json')
+    missing = [name for name in needed if not (args.out / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f'{args.out} has no {", ".join(missing)}: --table-only makes the tables of a finished '
+                                f'run again, from {", ".join(needed)}.')
+    samples, blobs = (pd.read_csv(args.out / name, float_precision='round_trip') for name in needed[:2])
+    summary = json.loads((args.out / needed[2]).read_text(encoding='utf-8'))
+    comparison = compare(*(rows_of(samples, blobs, model['title']) for model in summary['models']))
+    print(write_tables(args.out, comparison, summary, args))
+    return 0
 
 
 def titles_of(args) -> List[str]:
@@ -199,6 +204,10 @@ def titles_of(args) -> List[str]:
 
 def analyse(args: argparse.Namespace) -> int:
     figure_files(args)
+    if args.table_only:
+        return tables_again(args)
+    if args.checkpoint2 is None:
+        raise ValueError('two models are compared: give CFG1 CKPT1 CFG2 CKPT2 (or --table-only for a finished run).')
     titles = titles_of(args)
     for path in args.scores or []:
         read_scores(path)  # a wrong file is said now, not at the end
@@ -238,8 +247,8 @@ def analyse(args: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for number in (1, 2):
-        parser.add_argument(f'config{number}', help=f'config of model {number}, a 2D or 3D recognizer')
-        parser.add_argument(f'checkpoint{number}', help='its checkpoint')
+        parser.add_argument(f'config{number}', nargs='?', help=f'config of model {number}, a 2D or 3D recognizer')
+        parser.add_argument(f'checkpoint{number}', nargs='?', help='its checkpoint')
     parser.add_argument('--out', type=Path, required=True, help='folder for the rows and results')
     parser.add_argument('--names', nargs=2, metavar=('NAME1', 'NAME2'),
                         help="of the models in tables and figure (default: the configs')")
@@ -262,6 +271,8 @@ def parser() -> argparse.ArgumentParser:
                         '(default 4)')
     parser.add_argument('--scores', nargs=2, metavar=('JSON1', 'JSON2'), help='how good the explanations of each model '
                         'are: {method: [auc_deletion, auc_insertion, [low, high]]}')
+    parser.add_argument('--table-only', action='store_true', help='make tables.md and histograms.png of a finished run '
+                        'again, from its csv files and summary.json; needs no models')
     parser.add_argument('--retry-skipped', action='store_true', help='try clips again that were skipped before')
     add_figure_arguments(parser)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu',

@@ -28,7 +28,7 @@ from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from tconv_mmaction.cli.folder_config import RECIPES, Clip, config_text, shown
+from tconv_mmaction.cli.folder_config import LSTM_LAYERS, RECIPES, Clip, config_text, lstm_layers, shown
 from tconv_mmaction.interpret.temporal_reach import dead_slices_of
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.split_videos import deal, folds, group_of, split_class
@@ -183,6 +183,9 @@ def write_configs(args, folders, num_classes: int, out: Path) -> int:
         written.append(path)
     if args.base is None:
         say_reach(written[0], clip)
+        if args.model == 'clstm' and lstm_layers(clip)[0] < LSTM_LAYERS:
+            print(f'of the {LSTM_LAYERS} layers of the C-LSTM {lstm_layers(clip)[0]} are taken: the others would have '
+                  f'no pixel left of {clip.height}x{clip.width}. Larger frames (--size) have room for all.')
     code = 0
     if args.pack is not None:
         lists = [out / name / f'{part}.txt' for name in list(folders)[:1] for part in ('train', 'val', 'test')

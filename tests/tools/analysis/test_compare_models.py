@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.compared_project import models_of, result, run, run_elsewhere
+from helpers.scripts import load_script
 from mmaction.registry import MODELS
 from scipy import stats
 from torch import nn
@@ -22,6 +23,7 @@ from tconv_mmaction.interpret import (
 )
 from tconv_mmaction.interpret.access.balanced import balanced_order
 from tconv_mmaction.interpret.access.clips import ClipReader, load_recognizer
+from tconv_mmaction.interpret.comparison.comparison_csv import rows_of
 from tconv_mmaction.interpret.comparison.comparison_log import RowLog, check_run, read_rows, start_run, text_hash
 from tconv_mmaction.interpret.comparison.comparison_report import draw_histograms, tables
 from tconv_mmaction.interpret.comparison.model_comparison import (
@@ -343,6 +345,24 @@ def test_the_tool(compared_once, compared, components):
     assert summary['measures']['drop_difference']['welch']['p'] == pytest.approx(welch.pvalue)
     assert '1 of 10 clips were skipped' in (out / 'tables.md').read_text()
     assert (out / 'histograms.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_the_tables_again_from_the_csv_files(compared_once, tmp_path):
+    """To the letter, without models and rows; a blob of another run is refused."""
+    tool = load_script('tools/analysis/compare_models.py')
+    for name in ('samples.csv', 'blobs.csv', 'summary.json'):
+        assert tool.main(['--out', str(tmp_path), '--table-only']) == 2
+        (tmp_path / name).write_bytes((compared_once[0] / name).read_bytes())
+    assert tool.main(['--out', str(tmp_path), '--table-only']) == 0
+    assert (tmp_path / 'tables.md').read_bytes() == (compared_once[0] / 'tables.md').read_bytes()
+    assert (tmp_path / 'histograms.png').is_file()
+    samples, blobs = (pd.read_csv(tmp_path / name) for name in ('samples.csv', 'blobs.csv'))
+    for number, title in enumerate(('LeNet-3T', 'C-LSTM')):
+        raw = [row for (model, _), row in sorted(read_rows(compared_once[0])[0].items())
+               if model == number and 'error' not in row]
+        assert [row['blobs'] for row in rows_of(samples, blobs, title)] == [row['blobs'] for row in raw]
+    with pytest.raises(ValueError, match='not of the same run'):
+        rows_of(samples.assign(maps=0), blobs, 'C-LSTM')
 
 
 def test_killed_and_resumed(compared_once, compared, tmp_path):

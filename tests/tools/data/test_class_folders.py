@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.scripts import load_script
 from helpers.tiny_project import run_here
-from mmaction.registry import DATASETS
+from mmaction.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.optim import CosineAnnealingLR
 
-from tconv_mmaction.cli.folder_config import Clip, config_text, resnet18_strides
+from tconv_mmaction.cli.folder_config import Clip, config_text, lstm_layers, resnet18_strides
 from tconv_mmaction.setup_checks import check_config
 from tconv_mmaction.utils.lossless_video import write_video
 
@@ -179,6 +180,21 @@ def test_the_config_says_which_slices_see_no_frame(tmp_path):
         assert done.returncode == 0, done.stderr
         assert ('see no frame of a clip of 8: they learn nothing' in done.stdout) == dead
         assert ('every slice of every temporal kernel sees frames' in done.stdout) != dead
+
+
+def test_the_clstm_has_as_many_layers_as_the_frames_have_room_for(tmp_path, capsys):
+    """By hand for 32x64: a layer leaves a quarter of each side, so 8x16, 2x4, and nothing after a third."""
+    assert lstm_layers(Clip(8, 32, 64)) == (2, (2, 4)) and lstm_layers(Clip(8, 48, 64)) == (3, (1, 1))
+    assert lstm_layers(Clip(8, 8, 8)) == (1, (2, 2))
+    make(tmp_path / 'videos', dict(a=5, b=5))
+    tool = load_script('tools/data/class_folders.py')
+    assert tool.main([str(tmp_path / 'videos'), '--out-dir', str(tmp_path), '--config', str(tmp_path / 'mine.py'),
+                      '--model', 'clstm', '--frames', '4', '--size', '32', '64']) == 0
+    assert 'of the 3 layers of the C-LSTM 2 are taken' in capsys.readouterr().out
+    model = MODELS.build(Config.fromfile(tmp_path / 'mine.py').model).eval()
+    assert len(model.backbone.norms) == 2 and model.backbone.norm_statistics == 'clip'
+    features, _ = model.extract_feat(torch.zeros(1, 1, 3, 4, 32, 64), test_mode=True)
+    assert model.cls_head(features).shape == (1, 2)
 
 
 def test_the_schedule_follows_max_epochs(tmp_path):
