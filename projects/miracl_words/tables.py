@@ -9,13 +9,13 @@ from plan import NARROW, SAME_STEPS, SETTINGS, Setting, setting_of  # beside thi
 
 from tconv_mmaction.cli.run_statistics import fill_page, mean_std
 from tconv_mmaction.cli.run_tables import NOTE, curves, difference_table, per_class_table, summary_table
+from tconv_mmaction.cli.spoken_words import WORDS
 from tconv_mmaction.interpret import save_figure
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs/miracl_words.md'
 TITLES = {name: net.title for name, net in NETS.items()}
-WORDS = ('begin', 'choose', 'connection', 'navigation', 'next', 'previous', 'start', 'stop', 'hello', 'web')
 PAIRS = (('3d', '3t'), ('3d', '3t_moving'), ('3d', '3t_moving_gain'), ('3t', '3t_moving'),
          ('3t_moving', '3t_moving_gain'), ('3t_frozen', '3t'), ('3d', 's3d'), ('2d', '3t'), ('2d', '3d'),
          ('3t', '3t_x10'), ('3t_moving', '3t_moving_x10'))
