@@ -27,7 +27,6 @@ import tconv_mmaction  # noqa: E402,F401  first: mmaction2 loads on today's PyTo
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from mmaction.registry import MODELS  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from nets import MOTION_STD, mean_motion  # noqa: E402  beside this file
@@ -38,8 +37,8 @@ from tconv_mmaction.backbones.moving_start import start_moving  # noqa: E402
 from tconv_mmaction.cli.run_log import Key, finish_study, read_runs, run_all  # noqa: E402
 from tconv_mmaction.cli.studies import read_list  # noqa: E402
 from tconv_mmaction.cli.study_clips import cropped_and_mirrored, kept, normalized, whole_videos  # noqa: E402
+from tconv_mmaction.cli.study_nets import resnet18_to_layer3  # noqa: E402
 from tconv_mmaction.datasets.clip_motion import clip_motion  # noqa: E402
-from tconv_mmaction.utils.complexity import BackboneAndHead  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / 'results'
 CLASSES, FRAMES, HEIGHT, WIDTH, MARGIN = 10, 8, 32, 64, 4  # a crop from MARGIN (2 MARGIN) pixels more
@@ -72,15 +71,7 @@ def some(clips: Dict[str, int], per_class: int, seed: int) -> List[str]:
 
 def build(weights: str) -> nn.Module:
     """Clips (N, 3, T, H, W) -> scores (N, 10), the transforms at the identity."""
-    backbone = MODELS.build(dict(
-        type='TemporalResNet3d', depth=18, base_channels=CHANNELS, num_stages=3, out_indices=(2, ),
-        spatial_strides=(1, 2, 2), temporal_strides=(1, 1, 1), dilations=(1, 1, 1), temporal_kernels=(7, 3, 3, 3),
-        temporal_cfg=dict(type='Conv3T'), conv1_stride_t=2, pool1_kernel=(3, 3, 3), pool1_stride_t=1,
-        pretrained=weights))
-    head = MODELS.build(dict(type='I3DHead', num_classes=CLASSES, in_channels=4 * CHANNELS, dropout_ratio=0.))
-    backbone.init_weights()
-    head.init_weights()
-    return BackboneAndHead(backbone, head)
+    return resnet18_to_layer3((7, 3, 3, 3), dict(type='Conv3T'), CHANNELS, CLASSES, 2, 3, weights)
 
 
 def velocities(start: str, clips: np.ndarray, seed: int) -> np.ndarray:
