@@ -8,12 +8,8 @@ from tconv_mmaction.cli.run_log import Key
 LRS = (0.01, 0.03, 0.1)
 MOMENTUM, DECAY, BATCH = 0.9, 0.005, 10
 EPOCHS = {20: 20}  # {clips per class: epochs}
-# Learning rates are tried for four networks, a single filter and branches without and with both augmentations; the
-# others take that of the one that is trained alike.
-LIKE: Dict[str, str] = {
-    '3333': '1135', '1133': '1135', 'multi1': 'multi2', 'multi4': 'multi2', 'multi2_3333': 'multi2',
-    '3333_both': '1135_both', '1135_rate': '1135_both', '1135_ego': '1135_both',
-    'multi2_rate': 'multi2_both', 'multi2_ego': 'multi2_both', 'multi2_3333_both': 'multi2_both'}
+# Learning rates are tried for two networks, a single filter and branches; the others take that of their kind.
+LIKE: Dict[str, str] = {name: '1135' if net.filters == 'single' else 'multi2' for name, net in NETS.items()}
 
 
 class Stage(NamedTuple):
@@ -24,17 +20,20 @@ class Stage(NamedTuple):
 
 
 FOLDS = (1, 2, 3)
-CORE = ('1135', 'multi2', '1135_both', 'multi2_both', '3333', '1133', 'multi1', 'multi4')
+BOTH = ('1135', 'multi2', '1135_both', 'multi2_both')
+OTHERS = ('3333', '1133', 'multi1', 'multi4')
 PARTS = ('1135_rate', '1135_ego', 'multi2_rate', 'multi2_ego')
 # in the order in which they run
 STAGES = (
-    Stage(CORE, 20, FOLDS, (0, )),
-    Stage(('3333_both', ), 20, FOLDS, (0, )),
-    Stage(('multi2_3333', 'multi2_3333_both'), 20, (1, ), (0, )),  # for the filters of early and late layers
-    Stage(CORE, 20, FOLDS, (1, )),
+    Stage(BOTH, 20, FOLDS, (0, )),
+    Stage(('3333', 'multi2_3333', '3333_both'), 20, (1, ), (0, )),  # for the filters of early and late layers
+    Stage(OTHERS, 20, FOLDS, (0, )),
+    Stage(BOTH, 20, FOLDS, (1, )),
+    Stage(OTHERS, 20, FOLDS, (1, )),
     Stage(PARTS, 20, FOLDS, (0, )),
-    Stage(CORE, 20, FOLDS, (2, )),
-    Stage(('3333_both', *PARTS), 20, FOLDS, (1, )),
+    Stage((*BOTH, *OTHERS), 20, FOLDS, (2, )),
+    Stage(('3333_both', 'multi2_3333', 'multi2_3333_both'), 20, FOLDS, (0, )),
+    Stage(PARTS, 20, FOLDS, (1, 2)),
 )
 
 
@@ -46,13 +45,12 @@ def key_of(net: str, per_class: int, fold: int, seed: int, lr: float, tuning: bo
 
 def tuning_keys(nets: Sequence[str]) -> List[Key]:
     """Of the networks whose learning rate these take."""
-    tuned = {LIKE.get(net, net) for net in nets}
+    tuned = {LIKE[net] for net in nets}
     return [key_of(net, 20, 1, 0, lr, True) for net in NETS if net in tuned for lr in LRS]
 
 
 def chosen_lr(runs: Sequence[dict], net: str) -> Optional[float]:
     """The learning rate with the best accuracy on the two validation speakers; None: not all tried yet."""
-    net = LIKE.get(net, net)
     found = {run['lr']: run['accuracy'] for key in tuning_keys([net]) for run in runs
              if all(run.get(name) == value for name, value in key.items())}
     return max(found, key=found.get) if len(found) == len(LRS) else None

@@ -44,8 +44,9 @@ HEADINGS.update(summary='Accuracy', folds='Folds', tuning='What was tried on two
                 lengths='Temporal lengths (Table 2)', eta='Multi-branch filters and eta (Table 3)',
                 augmentation='Augmentation (Table 4)', interaction='Whom the augmentation helps more',
                 energy='Temporal filters per stage')
-FILTER_NETS = {'3333': 'single', 'multi2_3333': 'multi-branch', '3333_both': 'single + both',
-               'multi2_3333_both': 'multi-branch + both'}  # all have three frames in every layer
+FILTER_NETS = {'3333': 'single', 'multi2_3333': 'branches', '3333_both': 'augmented',
+               'multi2_3333_both': 'branches, augm.'}  # all have three frames in every layer
+ENERGY_NETS = (*FILTER_NETS, '1135', 'multi2', '1135_both', 'multi2_both')
 FILTER_LAYERS = {'backbone.conv1.conv': 'stem', 'backbone.layer3.1.conv2.conv': 'last layer'}
 
 
@@ -80,7 +81,7 @@ def energy_table(runs: Sequence[dict]) -> Optional[str]:
     """Share of the energy of the filters along four temporal directions, in %: at the start -> after training; means
     over the layers of a stage with three frames or more, and over the runs."""
     rows = []
-    for name in [name for name in FILTER_NETS if any(run['model'] == name for run in runs)]:
+    for name in [name for name in ENERGY_NETS if any(run['model'] == name for run in runs)]:
         own = [run for run in runs if run['model'] == name]
         for stage in sorted({stage_of(layer) for layer in own[0]['energy']}, key=lambda stage: stage != 'stem'):
             before, after = (np.mean([shares for run in own for layer, shares in run[when].items()

@@ -18,6 +18,7 @@ def resnet18_to_layer3(temporal_kernels: Sequence[int], temporal_cfg: dict, widt
         pool_t: frames of the pool after the stem.
         pretrained: a 2D ResNet18 checkpoint under torchvision's names.
 
+    >>> import torch
     >>> resnet18_to_layer3((1, 1, 3, 5), dict(type='Conv3d'), 4, 10)(torch.randn(2, 3, 8, 32, 32)).shape
     torch.Size([2, 10])
     """

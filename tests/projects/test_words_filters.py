@@ -117,10 +117,10 @@ def test_networks(project):
 def test_the_best_rate_is_taken(project):
     plan = project.plan
     keys = plan.tuning_keys(['multi2_ego', 'multi2_rate'])
-    assert [key['net'] for key in keys] == ['multi2_both'] * len(plan.LRS)
+    assert [key['net'] for key in keys] == ['multi2'] * len(plan.LRS)
     runs = [dict(key, accuracy=value) for key, value in zip(keys, (30., 40., 35.))]
     assert plan.chosen_lr(runs, 'multi2_both') == plan.LRS[1] and plan.chosen_lr(runs[:2], 'multi2_both') is None
-    assert set(plan.LIKE) | set(plan.LIKE.values()) <= set(project.nets.NETS)
+    assert plan.chosen_lr(runs, '1135') is None and set(plan.LIKE) == set(project.nets.NETS)
     assert all(set(stage.nets) <= set(project.nets.NETS) for stage in plan.STAGES)
 
 
