@@ -20,19 +20,18 @@ class Stage(NamedTuple):
 
 
 FOLDS = (1, 2, 3)
-BOTH = ('1135', 'multi2', '1135_both', 'multi2_both')
-OTHERS = ('3333', '1133', 'multi1', 'multi4')
+CORE = ('1135', 'multi2', '1135_both', 'multi2_both', '3333', '1133', 'multi1', 'multi4')
 PARTS = ('1135_rate', '1135_ego', 'multi2_rate', 'multi2_ego')
+FILTERS = ('3333_both', 'multi2_3333', 'multi2_3333_both')  # with 3333: filters of early and late layers
 # in the order in which they run
 STAGES = (
-    Stage(BOTH, 20, FOLDS, (0, )),
-    Stage(('3333', 'multi2_3333', '3333_both'), 20, (1, ), (0, )),  # for the filters of early and late layers
-    Stage(OTHERS, 20, FOLDS, (0, )),
-    Stage(BOTH, 20, FOLDS, (1, )),
-    Stage(OTHERS, 20, FOLDS, (1, )),
+    Stage(CORE, 20, (1, ), (0, )),
+    Stage(FILTERS, 20, (1, ), (0, )),
+    Stage(CORE, 20, (2, 3), (0, )),
+    Stage(CORE, 20, FOLDS, (1, )),
     Stage(PARTS, 20, FOLDS, (0, )),
-    Stage((*BOTH, *OTHERS), 20, FOLDS, (2, )),
-    Stage(('3333_both', 'multi2_3333', 'multi2_3333_both'), 20, FOLDS, (0, )),
+    Stage(CORE, 20, FOLDS, (2, )),
+    Stage(FILTERS, 20, (2, 3), (0, )),
     Stage(PARTS, 20, FOLDS, (1, 2)),
 )
 

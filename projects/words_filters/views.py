@@ -39,7 +39,8 @@ def training_view(clips: Tensor, rate: bool, ego: bool, draw: torch.Generator) -
 
     def view(batch: Tensor) -> Tensor:
         part = torch.stack([clips[i][:, indices()] for i in batch.tolist()])
-        return normalized(cropped_and_mirrored(part, HEIGHT, WIDTH, draw, velocity(len(batch)) if ego else None))
+        crops = cropped_and_mirrored(part, HEIGHT, WIDTH, draw, velocity(len(batch)) if ego else None)
+        return normalized(crops).contiguous(memory_format=torch.channels_last_3d)
 
     return view
 
@@ -56,7 +57,9 @@ def test_view(clips: Tensor, test: str) -> Tensor:
     clips = clips[:, :, sampler(test_interval=interval, test=True)()]
     if test == 'drift':
         velocities = np.random.default_rng(0).normal(0., SIGMA, (len(clips), 2))
-        return torch.stack([drifting_crop(clip, (MARGIN, MARGIN // 2), velocity, HEIGHT, WIDTH)
-                            for clip, velocity in zip(clips, velocities)])
-    clips = middle_crop(clips)
-    return clips.flip(2) if test == 'accuracy_reversed' else clips
+        clips = torch.stack([drifting_crop(clip, (MARGIN, MARGIN // 2), velocity, HEIGHT, WIDTH)
+                             for clip, velocity in zip(clips, velocities)])
+    else:
+        clips = middle_crop(clips)
+    clips = clips.flip(2) if test == 'accuracy_reversed' else clips
+    return clips.contiguous(memory_format=torch.channels_last_3d)
