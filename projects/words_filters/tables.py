@@ -50,9 +50,9 @@ ENERGY_NETS = (*FILTER_NETS, '1135', 'multi2', '1135_both', 'multi2_both')
 FILTER_LAYERS = {'backbone.conv1.conv': 'stem', 'backbone.layer3.1.conv2.conv': 'last layer'}
 
 
-def tested(runs: Sequence[dict], per_class: int) -> List[dict]:
+def tested(runs: Sequence[dict], epochs: int = EPOCHS[0]) -> List[dict]:
     """The runs that are reported, with the network as ``model``."""
-    return [dict(run, model=run['net']) for run in runs if not run['tuning'] and run['per_class'] == per_class]
+    return [dict(run, model=run['net']) for run in runs if not run['tuning'] and run['epochs'] == epochs]
 
 
 def interaction_table(runs: Sequence[dict]) -> Optional[str]:
@@ -72,22 +72,25 @@ def interaction_table(runs: Sequence[dict]) -> Optional[str]:
 
 
 def stage_of(layer: str) -> str:
-    """``backbone.layer3.1.conv2.conv`` -> ``layer3``, ``backbone.conv1.conv`` -> ``stem``."""
-    found = re.search(r'layer\d', layer)
-    return found[0] if found else 'stem'
+    """``backbone.layer3.1.conv2.conv`` -> ``3``, ``backbone.conv1.conv`` -> ``stem``."""
+    found = re.search(r'layer(\d)', layer)
+    return found[1] if found else 'stem'
 
 
 def energy_table(runs: Sequence[dict]) -> Optional[str]:
-    """Share of the energy of the filters along four temporal directions, in %: at the start -> after training; means
-    over the layers of a stage with three frames or more, and over the runs."""
+    """Share of the energy of the filters along four temporal directions, in %: at the start -> after training, and of
+    what training added to single filters; means over the layers of a stage with three frames or more, and over runs."""
     rows = []
     for name in [name for name in ENERGY_NETS if any(run['model'] == name for run in runs)]:
         own = [run for run in runs if run['model'] == name]
-        for stage in sorted({stage_of(layer) for layer in own[0]['energy']}, key=lambda stage: stage != 'stem'):
-            before, after = (np.mean([shares for run in own for layer, shares in run[when].items()
-                                      if stage_of(layer) == stage], axis=0) for when in ('energy_start', 'energy'))
-            rows.append([TITLES[name], len(own), stage,
-                         *(f'{100 * a:.0f} → {100 * b:.0f}' for a, b in zip(before, after))])
+        for stage in sorted({stage_of(layer) for layer in own[0]['energy']}, key=('stem', *'123').index):
+            before, after, added = (
+                np.mean([shares for run in own for layer, shares in run.get(when, {}).items()
+                         if stage_of(layer) == stage] or [[np.nan] * 4], axis=0)
+                for when in ('energy_start', 'energy', 'energy_change'))
+            rows.append([TITLES[name], len(own), stage if stage == 'stem' else f'layer{stage}',
+                         *(f'{100 * a:.0f} → {100 * b:.0f}' + ('' if np.isnan(c) else f' ({100 * c:.0f})')
+                           for a, b, c in zip(before, after, added))])
     return markdown_table(['network', 'runs', 'stage', 'centre', 'average', '1st differential', '2nd differential'],
                           rows) if rows else None
 
@@ -104,16 +107,16 @@ def tuning_table(runs: Sequence[dict]) -> Optional[str]:
 
 
 def tables(runs: Sequence[dict]) -> Dict[str, str]:
-    """{name: table} of all there is; a name is kind-clips per class, or tuning."""
+    """{name: table} of all there is; a name is kind-epochs, or tuning."""
     found = {}
-    for per_class in EPOCHS:
-        own = tested(runs, per_class)
+    for epochs in EPOCHS:
+        own = tested(runs, epochs)
         if own:
-            found[f'summary-{per_class}'] = summary_table(own, TITLES, OTHERS)
-            found.update({f'{section}-{per_class}': difference_table(own, list(pairs), TITLES, OTHERS, pairs)
+            found[f'summary-{epochs}'] = summary_table(own, TITLES, OTHERS)
+            found.update({f'{section}-{epochs}': difference_table(own, list(pairs), TITLES, OTHERS, pairs)
                           for section, pairs in PAPER.items()})
-            found.update({f'interaction-{per_class}': interaction_table(own),
-                          f'folds-{per_class}': fold_table(own, TITLES), f'energy-{per_class}': energy_table(own)})
+            found.update({f'interaction-{epochs}': interaction_table(own),
+                          f'folds-{epochs}': fold_table(own, TITLES), f'energy-{epochs}': energy_table(own)})
     found['tuning'] = tuning_table(runs)
     return {name: table for name, table in found.items() if table}
 
@@ -168,12 +171,12 @@ def write_results(runs: Sequence[dict], out: Path, page: Optional[Path] = None) 
     motion_runs = read_runs(out / MOTION_LOG)
     found, text = {**tables(runs), **motion_tables(motion_runs)}, [NOTE]
     for name, table in found.items():
-        kind, _, per_class = ('', '', '') if name in HEADINGS else name.partition('-')
-        text += [f'### {HEADINGS[kind or name]}' + (f', {per_class} clips per class' if per_class else ''), table]
+        kind, _, epochs = ('', '', '') if name in HEADINGS else name.partition('-')
+        text += [f'### {HEADINGS[kind or name]}' + (f', {epochs} epochs' if epochs else ''), table]
     minutes = sum(run['cpu_seconds'] for run in [*runs, *motion_runs]) / 60
     text.append(f'{len(runs)} runs and {len(motion_runs)} of 3T, {minutes:.0f} minutes of one processor core.')
     atomic_write_text(out / 'table.md', '\n\n'.join(text) + '\n')
-    drawn = tested(runs, 20)
+    drawn = tested(runs)
     if drawn:
         save_figure(curves(drawn, TITLES), out / 'figure.png')
     if page is not None:

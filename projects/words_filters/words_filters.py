@@ -60,7 +60,7 @@ def train(key: Key, data_root: str, cache: str, keep: Optional[Path] = None) -> 
     np.random.seed(seed)
     draw = torch.Generator().manual_seed(seed)
     model = build(key['net'], len(WORDS)).to(memory_format=torch.channels_last_3d)  # a seventh faster
-    start = energy(temporal_kernels(model))
+    start = temporal_kernels(model)
     optimizer = torch.optim.SGD(model.parameters(), key['lr'], momentum=key['momentum'], nesterov=True,
                                 weight_decay=key['weight_decay'])
     view = training_view(torch.from_numpy(np.stack([clips[name] for name in names])), net.rate, net.ego, draw)
@@ -79,9 +79,11 @@ def train(key: Key, data_root: str, cache: str, keep: Optional[Path] = None) -> 
     kernels = temporal_kernels(fused)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        with atomic_open(keep / f"{key['net']}-{key['per_class']}-fold{key['fold']}-seed{seed}.pth", 'wb') as file:
+        with atomic_open(keep / f"{key['net']}-{key['epochs']}-fold{key['fold']}-seed{seed}.pth", 'wb') as file:
             torch.save(kernels, file)
-    return dict(results, energy_start=start, energy=energy(kernels),
+    if net.filters == 'single':  # fused branches also change by their norms' statistics
+        results['energy_change'] = energy({name: weight - start[name] for name, weight in kernels.items()})
+    return dict(results, energy_start=energy(start), energy=energy(kernels),
                 fused_parameters=sum(p.numel() for p in fused.parameters()),
                 labels=''.join(map(str, test_labels)), predicted=''.join(map(str, found['accuracy'])),
                 predicted_reversed=''.join(map(str, found['accuracy_reversed'])))
@@ -93,7 +95,6 @@ def main(argv=None) -> int:
     parser.add_argument('--cache', type=Path, default=Path('work_dirs/words_filters'), help='folder for decoded clips')
     parser.add_argument('--data-root', default='data/miracl', help='videos/ and the lists (default data/miracl)')
     parser.add_argument('--nets', nargs='+', choices=list(NETS), help='(default: those of each stage)')
-    parser.add_argument('--clips', nargs='+', type=int, metavar='N', help='only stages with so many clips per class')
     parser.add_argument('--weights', type=Path, metavar='FOLDER',
                         help='keep the temporal filters of runs that are tested there, and draw those that are there')
     parser.add_argument('--until', type=float, metavar='HOURS', help='begin no run after so many hours')
@@ -109,11 +110,11 @@ def main(argv=None) -> int:
     def work() -> None:
         for stage in STAGES:
             nets = [net for net in stage.nets if not args.nets or net in args.nets]
-            if nets and (not args.clips or stage.per_class in args.clips):
+            if nets:
                 run(tuning_keys(nets))
                 runs = read_runs(log)
                 rates = {net: chosen_lr(runs, net) for net in nets}
-                run([key_of(net, stage.per_class, fold, seed, rates[net], False) for seed in stage.seeds
+                run([key_of(net, fold, seed, rates[net], epochs=stage.epochs) for seed in stage.seeds
                      for fold in stage.folds for net in nets if rates[net] is not None])
 
     def write(runs: List[dict]) -> str:

@@ -108,7 +108,7 @@ def test_networks(project):
         lengths = {layer: module.kernel_size[0] for layer, module in fused.named_modules()
                    if isinstance(module, nn.Conv3d) and 'downsample' not in layer}
         assert len(lengths) == 13 and {project.tables.stage_of(layer): n for layer, n in lengths.items()} == dict(
-            stem=1, layer1=1, layer2=3, layer3=5)
+            stem=1, **{'1': 1, '2': 3, '3': 5})
         with torch.no_grad():
             assert model.backbone(x).shape == (2, 64, 8, 2, 4)
             torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
@@ -129,17 +129,19 @@ def test_a_short_training(project, monkeypatch, tmp_path):
     study, data = project.words_filters, short_lists(tmp_path)
     clips = noise_clips(data, project.views.TIMELINE)
     monkeypatch.setattr(study, 'decoded', lambda *_: clips)
-    key = dict(project.plan.key_of('multi2_both', 20, 1, 0, 0.1, False), per_class=5, epochs=1)
+    key = dict(project.plan.key_of('multi2_both', 1, 0, 0.1), per_class=5, epochs=1)
     run = study.train(key, data, '', keep=tmp_path / 'kernels')
     assert run['fused_differs'] == 0 and run['fused_parameters'] < run['parameters'] and len(run['losses']) == 1
     assert run['accuracy'] == 50. * sum(a == b for a, b in zip(run['labels'], run['predicted']))
-    kept = torch.load(tmp_path / 'kernels/multi2_both-5-fold1-seed0.pth', weights_only=True)
+    kept = torch.load(tmp_path / 'kernels/multi2_both-1-fold1-seed0.pth', weights_only=True)
     assert list(kept) == list(run['energy']) == list(run['energy_start']) and len(kept) == 8  # layer2 and layer3
     weight = kept['backbone.layer2.0.conv1.conv'].double()  # by eq. 1's sum of squares: share of the middle frame
     assert run['energy']['backbone.layer2.0.conv1.conv'][0] == pytest.approx(
         float(weight[:, :, 1].square().sum() / weight.square().sum()), abs=1e-4)
-    again = study.train(key, data, '')
-    assert again == run
+    assert study.train(key, data, '') == run
+    single = study.train(dict(key, net='1135', lr=0.), data, '')  # no step, so nothing is added
+    assert single['energy'] == single['energy_start'] and 'energy_change' not in run
+    assert all(np.isnan(shares).all() for shares in single['energy_change'].values())
 
 
 def test_interaction_by_hand(project):
