@@ -16,7 +16,6 @@ import logging
 import os
 import sys
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Dict, List, Sequence
 
@@ -26,36 +25,26 @@ import tconv_mmaction  # noqa: E402,F401  first: mmaction2 loads on today's PyTo
 # isort: split
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from mmaction.registry import MODELS  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from nets import MOTION_STD, mean_motion  # noqa: E402  beside this file
 from tables import PAGE, STARTS, WORDS_LOG, write_results  # noqa: E402  beside this file
-from torch import Tensor, nn  # noqa: E402
+from torch import nn  # noqa: E402
 
 from tconv_mmaction.backbones.moving_start import start_moving  # noqa: E402
 from tconv_mmaction.cli.run_log import Key, finish_study, read_runs, run_all  # noqa: E402
+from tconv_mmaction.cli.spoken_words import HEIGHT, WIDTH, decoded, middle_crop  # noqa: E402
 from tconv_mmaction.cli.studies import read_list  # noqa: E402
-from tconv_mmaction.cli.study_clips import cropped_and_mirrored, kept, normalized, whole_videos  # noqa: E402
+from tconv_mmaction.cli.study_clips import cropped_and_mirrored, normalized  # noqa: E402
+from tconv_mmaction.cli.study_nets import resnet18_to_layer3  # noqa: E402
+from tconv_mmaction.cli.study_training import accuracy, answers, fit  # noqa: E402
 from tconv_mmaction.datasets.clip_motion import clip_motion  # noqa: E402
-from tconv_mmaction.utils.complexity import BackboneAndHead  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / 'results'
-CLASSES, FRAMES, HEIGHT, WIDTH, MARGIN = 10, 8, 32, 64, 4  # a crop from MARGIN (2 MARGIN) pixels more
+CLASSES, FRAMES = 10, 8
 CHANNELS = 64  # of the 2D network's stem
 PER_CLASS, EPOCHS, BATCH, LR, HEAD_LR = 20, 6, 10, 3e-4, 1e-3
 FOLDS, SEEDS = (1, 2, 3), (0, 1)
-
-
-@lru_cache(maxsize=1)
-def decoded(root: str, cache: str) -> Dict[str, np.ndarray]:
-    """{clip: (3, T, H, W)} uint8, decoded once and kept in a file."""
-    def make(names: Sequence[str]) -> np.ndarray:
-        return whole_videos(Path(root) / 'videos', names, FRAMES, HEIGHT + MARGIN, WIDTH + 2 * MARGIN)
-
-    return kept(Path(cache) / 'words.npz',
-                lambda: {name for part in ('train', 'test') for name in listed(root, part, 1)}, make)
 
 
 def listed(root: str, part: str, fold: int) -> Dict[str, int]:
@@ -72,15 +61,7 @@ def some(clips: Dict[str, int], per_class: int, seed: int) -> List[str]:
 
 def build(weights: str) -> nn.Module:
     """Clips (N, 3, T, H, W) -> scores (N, 10), the transforms at the identity."""
-    backbone = MODELS.build(dict(
-        type='TemporalResNet3d', depth=18, base_channels=CHANNELS, num_stages=3, out_indices=(2, ),
-        spatial_strides=(1, 2, 2), temporal_strides=(1, 1, 1), dilations=(1, 1, 1), temporal_kernels=(7, 3, 3, 3),
-        temporal_cfg=dict(type='Conv3T', init='paper'), conv1_stride_t=2, pool1_kernel=(3, 3, 3), pool1_stride_t=1,
-        pretrained=weights))
-    head = MODELS.build(dict(type='I3DHead', num_classes=CLASSES, in_channels=4 * CHANNELS, dropout_ratio=0.))
-    backbone.init_weights()
-    head.init_weights()
-    return BackboneAndHead(backbone, head)
+    return resnet18_to_layer3((7, 3, 3, 3), dict(type='Conv3T', init='paper'), CHANNELS, CLASSES, 2, 3, weights)
 
 
 def velocities(start: str, clips: np.ndarray, seed: int) -> np.ndarray:
@@ -92,19 +73,10 @@ def velocities(start: str, clips: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(500, 4)) * (zoom, turn, 3 * shift, 3 * shift)
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, clips: Tensor, labels: Tensor) -> float:
-    """Top-1 of the middle crop in percent."""
-    clips = clips[..., MARGIN // 2:MARGIN // 2 + HEIGHT, MARGIN:MARGIN + WIDTH]
-    with torch.autocast('cpu', torch.bfloat16):
-        found = torch.cat([model(normalized(part)).argmax(1) for part in clips.split(20)])
-    return round(100 * float((found == labels).float().mean()), 3)
-
-
 def run(key: Key, root: str, weights: str, cache: str) -> dict:
     """One line of words.jsonl."""
     torch.set_num_threads(1)
-    clips, seed = decoded(root, cache), key['seed']
+    clips, seed = decoded(root, cache, FRAMES), key['seed']
     train, test = (listed(root, part, key['fold']) for part in ('train', 'test'))
     chosen = some(train, PER_CLASS, seed)
     x, y = np.stack([clips[name] for name in chosen]), torch.tensor([train[name] for name in chosen])
@@ -115,24 +87,13 @@ def run(key: Key, root: str, weights: str, cache: str) -> dict:
     started, x = mean_motion(model), torch.from_numpy(x)
     optimizer = torch.optim.Adam([dict(params=model.backbone.parameters(), lr=LR),
                                   dict(params=model.head.parameters(), lr=HEAD_LR)], fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * (len(x) // BATCH))
     draw = torch.Generator().manual_seed(seed)
-    model.train()
-    for _ in range(EPOCHS):
-        losses = []
-        for batch in torch.randperm(len(x), generator=draw).split(BATCH):
-            with torch.autocast('cpu', torch.bfloat16):
-                scores = model(normalized(cropped_and_mirrored(x[batch], HEIGHT, WIDTH, draw)))
-            loss = F.cross_entropy(scores.float(), y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-    model.eval()
-    x, y = torch.from_numpy(np.stack([clips[name] for name in test])), torch.tensor(list(test.values()))
-    return dict(test=accuracy(model, x, y), reversed=accuracy(model, x.flip(2), y), started=started,
-                motion=mean_motion(model), loss=round(float(np.mean(losses)), 4))
+    losses = fit(model, optimizer, lambda batch: normalized(cropped_and_mirrored(x[batch], HEIGHT, WIDTH, draw)), y,
+                 EPOCHS, BATCH, draw)
+    tested, labels = middle_crop(torch.from_numpy(np.stack([clips[name] for name in test]))), list(test.values())
+    right = [accuracy(answers(model, clips), labels) for clips in (tested, tested.flip(2))]
+    return dict(test=right[0], reversed=right[1], started=started, motion=mean_motion(model),
+                loss=round(losses[-1], 4))
 
 
 def keys(seeds: Sequence[int] = SEEDS) -> List[Key]:

@@ -17,9 +17,8 @@ import logging
 import os
 import sys
 import time
-from functools import lru_cache
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before PyTorch is imported
 import tconv_mmaction  # noqa: E402,F401  first: mmaction2 loads on today's PyTorch with it
@@ -27,7 +26,6 @@ import tconv_mmaction  # noqa: E402,F401  first: mmaction2 loads on today's PyTo
 # isort: split
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from nets import NETS, build, motion, parameter_groups  # noqa: E402  beside this file
@@ -36,123 +34,40 @@ from tables import PAGE, write_results  # noqa: E402  beside this file
 from torch import Tensor, nn  # noqa: E402
 
 from tconv_mmaction.cli.run_log import Key, finish_study, read_runs, run_all  # noqa: E402
-from tconv_mmaction.cli.study_clips import cropped_and_mirrored, kept, normalized, whole_videos  # noqa: E402
+from tconv_mmaction.cli.spoken_words import HEIGHT, WIDTH, WORDS, decoded, lists, middle_crop  # noqa: E402
+from tconv_mmaction.cli.study_clips import cropped_and_mirrored, normalized  # noqa: E402
+from tconv_mmaction.cli.study_training import accuracy, answers, fit  # noqa: E402
 from tconv_mmaction.utils.atomic import atomic_open  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / 'results'
-CLASSES = 10
-FRAMES, HEIGHT, WIDTH, MARGIN = 8, 32, 64, 4  # what a network sees; training crops it from MARGIN (2 MARGIN) more
-
-
-# -- data ---------------------------------------------------------------------------------------------------------
-
-
-def read_list(data_root: str, part: str, fold: int) -> Tuple[List[str], List[int]]:
-    """Names and classes of ``words_{part}_unseen{fold}.txt``."""
-    path = Path(data_root) / f'words_{part}_unseen{fold}.txt'
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} is not there; --data-root must have the lists and videos/ of MIRACL-VC1.')
-    lines = [line.rsplit(' ', 1) for line in path.read_text().splitlines() if line.strip()]
-    return [name for name, _ in lines], [int(label) for _, label in lines]
-
-
-def speaker(name: str) -> str:
-    """``words/begin/F02_01.avi`` -> ``F02``."""
-    return Path(name).stem.split('_')[0]
-
-
-@lru_cache(maxsize=1)
-def decoded(data_root: str, cache: str) -> Dict[str, np.ndarray]:
-    """All clips as (3, T, H, W) uint8, the whole video in FRAMES frames, decoded once and kept in a file."""
-    def make(names: Sequence[str]) -> np.ndarray:
-        return whole_videos(Path(data_root) / 'videos', names, FRAMES, HEIGHT + MARGIN, WIDTH + 2 * MARGIN)
-
-    return kept(Path(cache) / f'words_{FRAMES}x{HEIGHT + MARGIN}x{WIDTH + 2 * MARGIN}.npz',
-                lambda: {name for part in ('train', 'test') for name in read_list(data_root, part, 1)[0]}, make)
-
-
-def subset(names: Sequence[str], labels: Sequence[int], per_class: int, seed: int) -> List[int]:
-    """Indices of ``per_class`` clips of every class, as equally many of each speaker as possible, drawn by ``seed``."""
-    rng, chosen = np.random.default_rng(seed), []
-    for label in sorted(set(labels)):
-        by_speaker = {}
-        for index in rng.permutation([i for i, own in enumerate(labels) if own == label]):
-            by_speaker.setdefault(speaker(names[index]), []).append(int(index))
-        order = rng.permutation(sorted(by_speaker))
-        rounds = [by_speaker[name][turn] for turn in range(max(map(len, by_speaker.values()))) for name in order
-                  if turn < len(by_speaker[name])]
-        if len(rounds) < per_class:
-            raise ValueError(f'class {label} has {len(rounds)} clips, fewer than {per_class}.')
-        chosen += rounds[:per_class]
-    return sorted(chosen)
-
-
-def lists(data_root: str, fold: int, per_class: int, seed: int, tuning: bool
-          ) -> Tuple[Tuple[List[str], List[int]], Tuple[List[str], List[int]]]:
-    """Training and test (names, classes). Tuning: two speakers of the training list are tested on, nobody else's."""
-    names, labels = read_list(data_root, 'train', fold)
-    tested = read_list(data_root, 'test', fold)
-    if tuning:
-        held = sorted({speaker(name) for name in names})[::5][:2]
-        out = [i for i, name in enumerate(names) if speaker(name) in held]
-        tested = [names[i] for i in out], [labels[i] for i in out]
-        keep = [i for i, name in enumerate(names) if speaker(name) not in held]
-        names, labels = [names[i] for i in keep], [labels[i] for i in keep]
-    chosen = subset(names, labels, per_class, seed)
-    return ([names[i] for i in chosen], [labels[i] for i in chosen]), tested
+FRAMES = 8
 
 
 # -- one training -------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def predict(model: nn.Module, clips: Tensor, reverse: bool) -> List[int]:
-    """Classes of the middle crop, in eval mode."""
-    model.eval()
-    clips = clips[..., MARGIN // 2:MARGIN // 2 + HEIGHT, MARGIN:MARGIN + WIDTH]
-    clips = clips.flip(2) if reverse else clips
-    with torch.autocast('cpu', torch.bfloat16):
-        return [int(label) for part in clips.split(20) for label in model(normalized(part)).float().argmax(1)]
-
-
-def fit(model: nn.Module, groups: List[dict], clips: Tensor, labels: Tensor, epochs: int, batch_size: int, seed: int
-        ) -> List[float]:
-    """Adam, all learning rates falling to 0 as a cosine, bfloat16 autocast; the mean loss of every epoch."""
-    draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(groups, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (len(clips) // batch_size))
-    losses = []
-    for _ in range(epochs):
-        model.train()
-        total = []
-        whole = len(clips) // batch_size * batch_size
-        for batch in torch.randperm(len(clips), generator=draw)[:whole].split(batch_size):
-            x = normalized(cropped_and_mirrored(clips[batch], HEIGHT, WIDTH, draw))
-            with torch.autocast('cpu', torch.bfloat16):
-                scores = model(x)
-            loss = F.cross_entropy(scores.float(), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total.append(loss.item())
-        losses.append(float(np.mean(total)))
-    return losses
+    """Classes of the middle crop."""
+    clips = middle_crop(clips)
+    return answers(model, clips.flip(2) if reverse else clips)
 
 
 def train(key: Key, data_root: str, weights: Optional[str], cache: str, keep: Optional[Path] = None) -> dict:
     """One run: a line of runs.jsonl. ``keep``: a folder for the weights of those that are tested."""
     torch.set_num_threads(1)
-    clips = decoded(data_root, cache)
+    clips = decoded(data_root, cache, FRAMES)
     (names, labels), (test_names, test_labels) = lists(data_root, key['fold'], key['per_class'], key['seed'],
                                                        key['tuning'])
     torch.manual_seed(key['seed'])
     setting = setting_of(key)
-    model = build(key['net'], CLASSES, setting.width, weights if setting is IMAGENET else None)
+    model = build(key['net'], len(WORDS), setting.width, weights if setting is IMAGENET else None)
     _, before = motion(model)
     groups = parameter_groups(model, key['net'], key['lr'], setting.head_lr or key['lr'])
     frames = torch.from_numpy(np.stack([clips[name] for name in names]))
-    losses = fit(model, groups, frames, torch.tensor(labels), key['epochs'], setting.batch, key['seed'])
+    draw = torch.Generator().manual_seed(key['seed'])
+    losses = fit(model, torch.optim.Adam(groups, fused=True),
+                 lambda batch: normalized(cropped_and_mirrored(frames[batch], HEIGHT, WIDTH, draw)),
+                 torch.tensor(labels), key['epochs'], setting.batch, draw)
     if keep is not None and not key['tuning']:
         keep.mkdir(parents=True, exist_ok=True)
         name = f"{key['net']}-w{setting.width}-{key['per_class']}-fold{key['fold']}-seed{key['seed']}.pth"
@@ -163,8 +78,7 @@ def train(key: Key, data_root: str, weights: Optional[str], cache: str, keep: Op
     statistics, after = motion(model)
     moved = [float(f'{(a - b).abs().mean():.4g}') for a, b in zip(after, before)]
     forward, backward = predict(model, tested, False), predict(model, tested, True)
-    right = [np.mean(np.array(found) == np.array(test_labels)) for found in (forward, backward)]
-    return dict(accuracy=round(100 * right[0], 3), accuracy_reversed=round(100 * right[1], 3),
+    return dict(accuracy=accuracy(forward, test_labels), accuracy_reversed=accuracy(backward, test_labels),
                 losses=[round(loss, 4) for loss in losses], parameters=sum(p.numel() for p in model.parameters()),
                 motion=statistics, moved=moved or None, labels=''.join(map(str, test_labels)),
                 predicted=''.join(map(str, forward)), predicted_reversed=''.join(map(str, backward)))

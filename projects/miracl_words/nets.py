@@ -7,11 +7,10 @@ the 2D net with a temporal average (S3D's block: 1x3x3, BN, ReLU, 3x1x1).
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
-from mmaction.registry import MODELS
 from torch import Tensor, nn
 
+from tconv_mmaction.cli.study_nets import resnet18_to_layer3
 from tconv_mmaction.layers import Conv3T
-from tconv_mmaction.utils.complexity import BackboneAndHead
 
 MOTION_STD = (0.5, 0.3, 0.1)  # shift, turn in radians, logarithm of the scale
 TRANSFORMS = ('scale', 'rotate', 'translate_x', 'translate_y')
@@ -53,18 +52,9 @@ NETS: Dict[str, Net] = {
 def build(name: str, classes: int, width: int, pretrained: Optional[str] = None) -> nn.Module:
     """Clips (N, 3, T, H, W) -> scores (N, classes). ``width``: channels of the stem, 64 in ResNet18."""
     net = NETS[name]
-    flat = net.layer == '2d'
-    backbone = MODELS.build(dict(
-        type='TemporalResNet3d', depth=18, base_channels=width, num_stages=3, out_indices=(2, ),
-        spatial_strides=(1, 2, 2), temporal_strides=(1, 1, 1), dilations=(1, 1, 1),
-        temporal_kernels=(1, 1, 1, 1) if flat else (7, 3, 3, 3), temporal_cfg=net.temporal_cfg(),
-        conv1_stride_t=1 if flat else 2, pool1_kernel=(1 if flat else 3, 3, 3), pool1_stride_t=1,
-        pretrained=pretrained))
-    head = MODELS.build(dict(type='I3DHead', num_classes=classes, in_channels=4 * width, dropout_ratio=0.))
-    model = BackboneAndHead(backbone, head)
-    backbone.init_weights()
-    head.init_weights()
-    return model
+    if net.layer == '2d':
+        return resnet18_to_layer3((1, 1, 1, 1), net.temporal_cfg(), width, classes, pretrained=pretrained)
+    return resnet18_to_layer3((7, 3, 3, 3), net.temporal_cfg(), width, classes, 2, 3, pretrained)
 
 
 def layers_3t(model: nn.Module) -> List[Conv3T]:

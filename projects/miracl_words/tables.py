@@ -1,21 +1,19 @@
 """table.md, figure.png and the tables of docs/miracl_words.md from runs.jsonl."""
-import re
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
-import numpy as np
 from nets import NETS  # beside this file
 from plan import NARROW, SAME_STEPS, SETTINGS, Setting, setting_of  # beside this file
 
-from tconv_mmaction.cli.run_statistics import fill_page, mean_std
-from tconv_mmaction.cli.run_tables import NOTE, curves, difference_table, per_class_table, summary_table
+from tconv_mmaction.cli.run_statistics import fill_file, mean_std
+from tconv_mmaction.cli.run_tables import NOTE, curves, difference_table, fold_table, per_class_table, summary_table
+from tconv_mmaction.cli.spoken_words import WORDS
 from tconv_mmaction.interpret import save_figure
 from tconv_mmaction.utils.atomic import atomic_write_text
 from tconv_mmaction.utils.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs/miracl_words.md'
 TITLES = {name: net.title for name, net in NETS.items()}
-WORDS = ('begin', 'choose', 'connection', 'navigation', 'next', 'previous', 'start', 'stop', 'hello', 'web')
 PAIRS = (('3d', '3t'), ('3d', '3t_moving'), ('3d', '3t_moving_gain'), ('3t', '3t_moving'),
          ('3t_moving', '3t_moving_gain'), ('3t_frozen', '3t'), ('3d', 's3d'), ('2d', '3t'), ('2d', '3d'),
          ('3t', '3t_x10'), ('3t_moving', '3t_moving_x10'), ('3t_paper', '3t'), ('3t_conv3d', '3t'))
@@ -25,17 +23,6 @@ def tested(runs: Sequence[dict], setting: Setting, per_class: int) -> List[dict]
     """The runs that are reported, with the network as ``model``."""
     return [dict(run, model=run['net']) for run in runs
             if not run['tuning'] and run['per_class'] == per_class and setting_of(run) is setting]
-
-
-def fold_table(runs: Sequence[dict]) -> str:
-    """Accuracy of every fold, mean over its seeds."""
-    rows = []
-    for name in [name for name in NETS if any(run['model'] == name for run in runs)]:
-        own = [run for run in runs if run['model'] == name]
-        cells = [np.array([run['accuracy'] for run in own if run['fold'] == fold]) for fold in (1, 2, 3)]
-        rows.append([TITLES[name], f"{own[0]['lr']:g}",
-                     *(f'{cell.mean():.1f} ({len(cell)})' if len(cell) else '' for cell in cells)])
-    return markdown_table(['network', 'learning rate', 'fold 1 (runs)', 'fold 2', 'fold 3'], rows)
 
 
 def motion_table(runs: Sequence[dict]) -> Optional[str]:
@@ -72,7 +59,7 @@ def tables(runs: Sequence[dict]) -> Dict[str, str]:
             if own:
                 found.update({f'summary-{end}': summary_table(own, TITLES),
                               f'differences-{end}': difference_table(own, PAIRS, TITLES),
-                              f'folds-{end}': fold_table(own), f'motion-{end}': motion_table(own),
+                              f'folds-{end}': fold_table(own, TITLES), f'motion-{end}': motion_table(own),
                               f'classes-{end}': per_class_table(own, WORDS, TITLES)})
         found[f'tuning-{setting.name}'] = tuning_table(runs, setting)
     return {name: table for name, table in found.items() if table}
@@ -102,7 +89,5 @@ def write_results(runs: Sequence[dict], out: Path, page: Optional[Path] = None) 
         if drawn:
             save_figure(curves(drawn, TITLES), page.parent / 'images/miracl_words.png')
             found['figure'] = '![Losses and accuracies](images/miracl_words.png)'
-        names = re.findall(r'<!-- table (\S+) -->', page.read_text(encoding='utf-8'))
-        shown = {**dict.fromkeys(names, 'No runs yet.'), **{name: found[name] for name in names if name in found}}
-        atomic_write_text(page, fill_page(page.read_text(encoding='utf-8'), shown))
+        fill_file(page, found)
     return '\n\n'.join(text) + '\n'

@@ -5,11 +5,14 @@ what they share (fold, seed, repeat, ...): the spread of the differences is usua
 """
 import math
 import re
+from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from ..utils.atomic import atomic_write_text
 
 
 def mean_std(values: Sequence[float], digits: int = 1) -> str:
@@ -158,3 +161,10 @@ def fill_page(page: str, tables: Dict[str, str]) -> str:
         return f'<!-- table {match[1]} -->\n\n{tables[match[1]]}\n\n<!-- end -->'
 
     return re.sub(r'<!-- table (\S+) -->\n.*?<!-- end -->', replace, page, flags=re.DOTALL)
+
+
+def fill_file(path: Path, tables: Dict[str, str]) -> None:
+    """:func:`fill_page` for a file, which may ask for tables of what has not been run yet: it says so then."""
+    page = path.read_text(encoding='utf-8')
+    asked = re.findall(r'<!-- table (\S+) -->', page)
+    atomic_write_text(path, fill_page(page, {**dict.fromkeys(asked, 'No runs yet.'), **tables}))

@@ -30,29 +30,49 @@ def _models(table: pd.DataFrame, titles: Dict[str, str]) -> List[str]:
     return [name for name in titles if name in found] + sorted(found - set(titles))
 
 
-def summary_table(runs: Sequence[dict], titles: Optional[Dict[str, str]] = None) -> str:
+def summary_table(runs: Sequence[dict], titles: Optional[Dict[str, str]] = None,
+                  others: Optional[Dict[str, str]] = None) -> str:
     """One row per model: accuracy forwards and backwards, and what playing the clips backwards changes.
 
     Args:
         runs: see the module.
         titles: {model: name in the table}, in the order of the rows; models without one come after them.
+        others: {name in the runs: head of the column}, accuracies on other tests, in %.
     """
-    titles, table, rows = titles or {}, as_table(runs), []
+    titles, others, table, rows = titles or {}, others or {}, as_table(runs), []
     for model in _models(table, titles):
         forward, backward = (_series(table, model, name) for name in ('accuracy', 'accuracy_reversed'))
         change = paired(forward, backward)
         parameters = table[table.model == model].parameters.dropna()
         losses = [losses[-1] for losses in table[table.model == model].losses if losses]
         rows.append([titles.get(model, model), f'{int(parameters.iloc[0]):,}' if len(parameters) else '',
-                     len(forward), mean_std(forward), mean_std(backward), change.text(), mean_std(losses, 2)])
+                     len(forward), mean_std(forward), mean_std(backward), change.text(),
+                     *(mean_std(_series(table, model, name)) for name in others), mean_std(losses, 2)])
     return markdown_table(['network', 'parameters', 'runs', 'accuracy', 'played backwards', 'change by reversal',
-                     'training loss at the end'], rows)
+                           *others.values(), 'training loss at the end'], rows)
+
+
+def fold_table(runs: Sequence[dict], titles: Optional[Dict[str, str]] = None, folds: Sequence[int] = (1, 2, 3)) -> str:
+    """One row per model: its learning rate (``lr``), and the accuracy of every fold, mean over its seeds."""
+    titles, rows = titles or {}, []
+    for model in _models(as_table(runs), titles):
+        own = [run for run in runs if run['model'] == model]
+        cells = [[run['accuracy'] for run in own if run['fold'] == fold] for fold in folds]
+        rows.append([titles.get(model, model), f"{own[0]['lr']:g}",
+                     *(f'{np.mean(cell):.1f} ({len(cell)})' if cell else '' for cell in cells)])
+    first, *rest = folds
+    return markdown_table(['network', 'learning rate', f'fold {first} (runs)', *(f'fold {n}' for n in rest)], rows)
 
 
 def difference_table(runs: Sequence[dict], pairs: Optional[Sequence[Tuple[str, str]]] = None,
-                     titles: Optional[Dict[str, str]] = None) -> Optional[str]:
-    """One row per pair (first, second): second minus first. None: every model against the first; no pair: None."""
-    titles, table = titles or {}, as_table(runs)
+                     titles: Optional[Dict[str, str]] = None, others: Optional[Dict[str, str]] = None,
+                     published: Optional[Dict[Tuple[str, str], float]] = None) -> Optional[str]:
+    """One row per pair (first, second): second minus first. None: every model against the first; no pair: None.
+
+    ``others`` as for :func:`summary_table`, differences with intervals and without a test; ``published``: what a paper
+    has for a pair, in points.
+    """
+    titles, others, table = titles or {}, others or {}, as_table(runs)
     models = _models(table, titles)
     pairs = [(models[0], other) for other in models[1:]] if pairs is None else pairs
     found = []
@@ -66,9 +86,12 @@ def difference_table(runs: Sequence[dict], pairs: Optional[Sequence[Tuple[str, s
     tested = [i for i, (*_, result) in enumerate(found) if result.n > 1]
     corrected = dict(zip(tested, holm([found[i][2].t_p for i in tested]))) if tested else {}
     rows = [[f'{titles.get(second, second)} − {titles.get(first, first)}', result.n, result.text(),
-             f'{result.wins} of {result.n}', p_text(corrected[i]) if i in corrected else '']
+             f'{result.wins} of {result.n}', p_text(corrected[i]) if i in corrected else '',
+             *([f'{published[first, second]:+.2f}' if (first, second) in published else ''] if published else []),
+             *(paired(_series(table, first, name), _series(table, second, name)).text() for name in others)]
             for i, (first, second, result) in enumerate(found)]
-    return markdown_table(['difference', 'pairs', 'points, 95 % interval', 'ahead', 'p (Holm)'], rows)
+    return markdown_table(['difference', 'pairs', 'points, 95 % interval', 'ahead', 'p (Holm)',
+                           *(['paper'] if published else []), *others.values()], rows)
 
 
 def _numbers(values) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Clips that a study under projects/ holds in memory: decoded once, cropped, mirrored and normalised as tensors."""
 from pathlib import Path
-from typing import Callable, Dict, Sequence
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from mmaction.registry import TRANSFORMS
 from mmcv.transforms import Compose
 from torch import Tensor
 
+from ..transforms.ego_motion import moving_offsets
 from ..utils.atomic import atomic_open
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's images, as mmaction2 has them
@@ -47,12 +48,26 @@ def normalized(clips: Tensor) -> Tensor:
     return clips.float().sub_(mean).div_(std)
 
 
-def cropped_and_mirrored(clips: Tensor, height: int, width: int, draw: torch.Generator) -> Tensor:
-    """A crop of ``height x width`` of every clip ``(N, C, T, H, W)``, perhaps its mirror image; one draw per clip."""
+def drifting_crop(clip: Tensor, start: Tuple[int, int], velocity: np.ndarray, height: int, width: int) -> Tensor:
+    """``height x width`` of a clip ``(C, T, H, W)``, from (x, y) = ``start`` in the first frame and then at the places
+    of :class:`.EgoMotionCrop` for this velocity, ``(2,)`` pixels per frame."""
+    frames, rows, columns = clip.shape[1:]
+    places = moving_offsets(start, velocity[None], frames, (columns - width, rows - height))
+    return torch.stack([clip[:, i, y:y + height, x:x + width] for i, (x, y) in enumerate(places.tolist())], 1)
+
+
+def cropped_and_mirrored(clips: Tensor, height: int, width: int, draw: torch.Generator,
+                         velocities: Optional[np.ndarray] = None) -> Tensor:
+    """A crop of ``height x width`` of every clip ``(N, C, T, H, W)``, perhaps its mirror image; one draw per clip.
+
+    ``velocities``: ``(N, 2)`` pixels per frame, as in :func:`drifting_crop`; None is crops that stand still. The
+    draws are the same for both.
+    """
     rows, columns = clips.shape[-2] - height + 1, clips.shape[-1] - width + 1
     out = []
-    for clip in clips:
+    for i, clip in enumerate(clips):
         top, left, mirror = (int(torch.randint(0, n, (), generator=draw)) for n in (rows, columns, 2))
-        clip = clip[..., top:top + height, left:left + width]
-        out.append(clip.flip(-1) if mirror else clip)
+        part = clip[..., top:top + height, left:left + width] if velocities is None else \
+            drifting_crop(clip, (left, top), velocities[i], height, width)
+        out.append(part.flip(-1) if mirror else part)
     return torch.stack(out)

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tconv_mmaction.cli.run_statistics import fill_page, holm, mean_std, p_text, paired, signed_rank_p
-from tconv_mmaction.cli.run_tables import curves, difference_table, per_class_table, summary_table
+from tconv_mmaction.cli.run_statistics import fill_file, fill_page, holm, mean_std, p_text, paired, signed_rank_p
+from tconv_mmaction.cli.run_tables import curves, difference_table, fold_table, per_class_table, summary_table
 
 
 def test_paired_by_hand():
@@ -68,6 +68,12 @@ def test_tables_of_runs():
     same = difference_table(RUNS, [('3d', 'no such'), ('3t', '3t')], titles).splitlines()
     assert len(same) == 3 and same[2] == '| 3T − 3T | 3 | +0.0 ± 0.0 | 0 of 3 | 1.000 |'
     assert difference_table(RUNS[:2]) is None
+    others = dict(accuracy_reversed='backwards')
+    row = difference_table(RUNS, [('3d', '3t'), ('3t', '3t')], titles, others, {('3d', '3t'): 1.294}).splitlines()[2:]
+    assert row[0].endswith('| +1.29 | +30.0 ± 63.5 |') and row[1].endswith('|  | +0.0 ± 0.0 |')  # 25 and 35 more
+    assert summary_table(RUNS, titles, others).splitlines()[2].endswith('| 25.0 ± 0.0 | 1.00 ± 0.00 |')
+    folds = fold_table([dict(run, lr=0.03) for run in [*RUNS, run('3d', 1, 1, 40., 0., '')]], titles).splitlines()
+    assert folds[2:] == ['| 3D | 0.03 | 45.0 (2) | 60.0 (1) |  |', '| 3T | 0.03 | 52.0 (1) | 64.0 (1) | 10.0 (1) |']
     # class 0: 3D right 1 of 2 and 1 of 2; 3T 2, 0, 0 of 2. class 1: 3D 1 and 2 of 2; 3T all
     assert per_class_table(RUNS, ['wave', 'point'], titles).splitlines()[2:] == [
         '| wave | 50 | 33 |', '| point | 75 | 100 |']
@@ -84,3 +90,11 @@ def test_page_is_filled():
     assert fill_page(filled, {'a': '| 1 |', 'b': '| 2 |'}) == filled
     with pytest.raises(ValueError, match="asks for the table 'b'"):
         fill_page(page, {'a': ''})
+
+
+def test_a_file_says_what_has_not_been_run(tmp_path):
+    path = tmp_path / 'page.md'
+    path.write_text('<!-- table a -->\n<!-- end -->\n<!-- table b -->\n| old |\n<!-- end -->\n')
+    fill_file(path, {'a': '| 1 |', 'c': '| 3 |'})
+    assert path.read_text() == ('<!-- table a -->\n\n| 1 |\n\n<!-- end -->\n'
+                                '<!-- table b -->\n\nNo runs yet.\n\n<!-- end -->\n')

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from tconv_mmaction.cli.study_clips import cropped_and_mirrored, kept, normalized
+from tconv_mmaction.cli.study_clips import cropped_and_mirrored, drifting_crop, kept, normalized
 
 
 def test_made_once_and_kept(tmp_path):
@@ -45,3 +45,15 @@ def test_crops_are_parts_of_the_clip_or_its_mirror_image():
     draw = torch.Generator().manual_seed(0)
     found = {tuple(cropped_and_mirrored(clip, 3, 4, draw).flatten().tolist()) for _ in range(400)}
     assert found == parts and len(parts) == 18
+
+
+def test_a_crop_that_drifts_by_hand():
+    """Pixel (t, y, x) has the value 100 t + 10 y + x; 0.6 and -0.4 pixels per frame from (2, 1), room (3, 2)."""
+    t, y, x = torch.meshgrid(torch.arange(4), torch.arange(4), torch.arange(6), indexing='ij')
+    clip = (100 * t + 10 * y + x)[None]
+    found = drifting_crop(clip, (2, 1), np.array([.6, -.4]), 2, 3)
+    assert found.shape == (1, 4, 2, 3)
+    assert found[0, :, 0, 0].tolist() == [12, 100 + 13, 200 + 3, 300 + 3]  # x: 2, 3, 3 (held), 3; y: 1, 1, 0, 0 (held)
+    still = [cropped_and_mirrored(clip[None], 2, 3, torch.Generator().manual_seed(3), velocities)
+             for velocities in (None, np.zeros((1, 2)))]
+    assert torch.equal(*still)

@@ -65,6 +65,7 @@ def test_gains_are_compared_with_3d_and_with_the_same_start_by_hand(project):
 
 def test_words_start_as_asked_from_a_2d_net(project, tmp_path, monkeypatch):
     words = project.words
+    words.decoded.cache_clear()
     for name, value in dict(CHANNELS=8, PER_CLASS=1, EPOCHS=1).items():
         monkeypatch.setattr(words, name, value)
     torch.save(random_resnet2d(18), tmp_path / 'resnet18.pth')
@@ -72,7 +73,7 @@ def test_words_start_as_asked_from_a_2d_net(project, tmp_path, monkeypatch):
     for part in ('train', 'test'):
         (tmp_path / f'words_{part}_unseen1.txt').write_text(''.join(f'{n} {i}\n' for i, n in enumerate(names)))
     clips = np.stack([smooth_clip(8, 36, 72) for _ in names]).transpose(0, 4, 1, 2, 3)
-    np.savez(tmp_path / 'words.npz', arrays=clips, names=np.array(names))
+    np.savez(tmp_path / 'words_8x36x72.npz', arrays=clips, names=np.array(names))
     key = dict(words.keys()[0], start='flow')
     found = words.run(key, str(tmp_path), str(tmp_path / 'resnet18.pth'), str(tmp_path))
     assert min(found['started']) > 0 and 0 <= found['reversed'] <= 100

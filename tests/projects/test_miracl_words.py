@@ -1,23 +1,23 @@
-"""projects/miracl_words: lists that keep speakers apart, the networks, one short training, tables and page."""
+"""projects/miracl_words: the networks, one short training, tables and page."""
 import importlib
 import shutil
 import sys
-from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers.paths import ROOT, SHARED
+from helpers.paths import ROOT
+from helpers.spoken_words import noise_clips, short_lists
 from mmengine.registry import init_default_scope
 from torch import nn
 
 from tconv_mmaction.cli.run_log import read_runs
+from tconv_mmaction.cli.spoken_words import HEIGHT, MARGIN, WIDTH
 from tconv_mmaction.cli.study_clips import MEAN, STD, cropped_and_mirrored
 
 PROJECT = ROOT / 'projects/miracl_words'
 MODULES = ('miracl_words', 'nets', 'plan', 'tables')
-SPEAKERS = [f'{sex}{number:02}' for sex in 'FM' for number in range(1, 6)]
 
 
 @pytest.fixture
@@ -30,36 +30,6 @@ def project(monkeypatch):
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
     for name in MODULES:
         sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Lists of two words, ten training speakers with three repetitions each, one other for the test."""
-    lines = [f'words/{word}/{who}_{i:02}.avi {label}\n' for label, word in enumerate(('begin', 'stop'))
-             for who in SPEAKERS for i in range(3)]
-    (tmp_path / 'words_train_unseen1.txt').write_text(''.join(lines))
-    (tmp_path / 'words_test_unseen1.txt').write_text('words/begin/X01_01.avi 0\nwords/stop/X01_01.avi 1\n')
-    return str(tmp_path)
-
-
-def test_every_speaker_says_as_much(project, data):
-    (names, labels), (tested, _) = project.miracl_words.lists(data, 1, 20, 0, tuning=False)
-    assert Counter(labels) == {0: 20, 1: 20} and len(set(names)) == 40
-    said = Counter((project.miracl_words.speaker(name), label) for name, label in zip(names, labels))
-    assert set(said.values()) == {2} and len(said) == 20  # two clips of each word from each of ten speakers
-    assert tested == ['words/begin/X01_01.avi', 'words/stop/X01_01.avi']
-    assert project.miracl_words.lists(data, 1, 20, 0, False)[0][0] == names
-    assert project.miracl_words.lists(data, 1, 20, 1, False)[0][0] != names
-    with pytest.raises(ValueError, match='class 0 has 30 clips, fewer than 31'):
-        project.miracl_words.lists(data, 1, 31, 0, False)
-
-
-def test_rates_are_chosen_on_speakers_of_the_training_list(project, data):
-    speaker = project.miracl_words.speaker
-    (names, _), (tested, _) = project.miracl_words.lists(data, 1, 20, 0, tuning=True)
-    held, trained = {speaker(name) for name in tested}, {speaker(name) for name in names}
-    assert len(held) == 2 and len(trained) == 8 and not held & trained and 'X01' not in held
-    assert len(tested) == 12  # everything they say
 
 
 def test_the_best_rate_is_taken(project):
@@ -114,13 +84,10 @@ def test_motion_by_hand(project):
     assert project.nets.motion(nn.Linear(1, 1)) == (None, [])
 
 
-def test_a_short_training(project, data, monkeypatch, tmp_path):
+def test_a_short_training(project, monkeypatch, tmp_path):
     """Two steps on noise: the line that is written, the same again with the same seed, the classes backwards."""
-    words = project.miracl_words
-    rng = np.random.default_rng(0)
-    shape = (3, words.FRAMES, words.HEIGHT + words.MARGIN, words.WIDTH + 2 * words.MARGIN)
-    clips = {name: rng.integers(0, 256, shape, dtype=np.uint8)
-             for part in ('train', 'test') for name in words.read_list(data, part, 1)[0]}
+    words, data = project.miracl_words, short_lists(tmp_path)
+    clips = noise_clips(data, words.FRAMES)
     monkeypatch.setattr(words, 'decoded', lambda *_: clips)
     key = dict(project.plan.key_of(project.plan.NARROW, '3t_moving', 20, 1, 0, 1e-3, False), per_class=10, epochs=1)
     run = words.train(key, data, None, '', keep=tmp_path / 'weights')
@@ -144,14 +111,14 @@ def test_crops_and_backwards(project):
             value = x[:, 0, 0, 0, 0] * STD[0] + MEAN[0]
             return nn.functional.one_hot(value.round().long(), 10).float()
 
-    clips = torch.zeros(1, 3, words.FRAMES, words.HEIGHT + words.MARGIN, words.WIDTH + 2 * words.MARGIN,
+    clips = torch.zeros(1, 3, words.FRAMES, HEIGHT + MARGIN, WIDTH + 2 * MARGIN,
                         dtype=torch.uint8)
-    clips[0, 0, 0, words.MARGIN // 2, words.MARGIN], clips[0, 0, -1, words.MARGIN // 2, words.MARGIN] = 3, 7
+    clips[0, 0, 0, MARGIN // 2, MARGIN], clips[0, 0, -1, MARGIN // 2, MARGIN] = 3, 7
     assert words.predict(Reader(), clips, False) == [3] and words.predict(Reader(), clips, True) == [7]
-    crops = {tuple(cropped_and_mirrored(torch.arange(36 * 72).reshape(1, 1, 1, 36, 72), words.HEIGHT, words.WIDTH,
+    crops = {tuple(cropped_and_mirrored(torch.arange(36 * 72).reshape(1, 1, 1, 36, 72), HEIGHT, WIDTH,
                                         draw)[0, 0, 0, 0, :2].tolist())
              for draw in [torch.Generator().manual_seed(0)] for _ in range(1200)}
-    assert len(crops) == 2 * (words.MARGIN + 1) * (2 * words.MARGIN + 1)  # every place, mirrored or not
+    assert len(crops) == 2 * (MARGIN + 1) * (2 * MARGIN + 1)  # every place, mirrored or not
 
 
 def test_the_page_is_what_the_committed_runs_give(project, tmp_path):
@@ -166,17 +133,3 @@ def test_the_page_is_what_the_committed_runs_give(project, tmp_path):
         if run.get('predicted'):
             right = np.mean([a == b for a, b in zip(run['labels'], run['predicted'])])
             assert run['accuracy'] == pytest.approx(100 * right, abs=1e-3)
-
-
-@pytest.mark.skipif(not (SHARED / 'data/miracl').is_dir(),
-                    reason='the clips of MIRACL-VC1 are not beside this checkout')
-def test_real_clips(project, tmp_path, monkeypatch):
-    words = project.miracl_words
-    own = words.read_list(str(SHARED / 'data/miracl'), 'train', 1)[0][:3]
-    monkeypatch.setattr(words, 'read_list', lambda root, part, fold: (own, [0] * 3))
-    words.decoded.cache_clear()
-    clips = words.decoded(str(SHARED / 'data/miracl'), str(tmp_path))
-    words.decoded.cache_clear()
-    assert sorted(clips) == sorted(own)
-    for clip in clips.values():
-        assert clip.shape == (3, 8, 36, 72) and clip.std() > 5 and not (clip[:, 0] == clip[:, -1]).all()
