@@ -52,6 +52,15 @@ def predict(model: nn.Module, clips: Tensor, reverse: bool) -> List[int]:
     return answers(model, clips.flip(2) if reverse else clips)
 
 
+def optimizer_of(setting: Setting, groups: List[dict]) -> torch.optim.Optimizer:
+    """Weight decay is for ``groups[:2]``, backbone and head: it would pull the scale of a transform to 0, not to 1."""
+    if setting.decay is None:
+        return torch.optim.Adam(groups, fused=True)
+    for group in groups[:2]:
+        group['weight_decay'] = setting.decay
+    return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+
+
 def train(key: Key, data_root: str, weights: Optional[str], cache: str, keep: Optional[Path] = None) -> dict:
     """One run: a line of runs.jsonl. ``keep``: a folder for the weights of those that are tested."""
     torch.set_num_threads(1)
@@ -65,7 +74,7 @@ def train(key: Key, data_root: str, weights: Optional[str], cache: str, keep: Op
     groups = parameter_groups(model, key['net'], key['lr'], setting.head_lr or key['lr'])
     frames = torch.from_numpy(np.stack([clips[name] for name in names]))
     draw = torch.Generator().manual_seed(key['seed'])
-    losses = fit(model, torch.optim.Adam(groups, fused=True),
+    losses = fit(model, optimizer_of(setting, groups),
                  lambda batch: normalized(cropped_and_mirrored(frames[batch], HEIGHT, WIDTH, draw)),
                  torch.tensor(labels), key['epochs'], setting.batch, draw)
     if keep is not None and not key['tuning']:
@@ -94,8 +103,8 @@ def main(argv=None) -> int:
     parser.add_argument('--cache', type=Path, default=Path('work_dirs/miracl_words'), help='folder for decoded clips')
     parser.add_argument('--data-root', default='data/miracl', help='videos/ and the lists (default data/miracl)')
     parser.add_argument('--weights', help="a 2D ResNet18 checkpoint under torchvision's names, for setting imagenet")
-    parser.add_argument('--settings', nargs='+', choices=list(SETTINGS), help='(default: narrow, and imagenet with '
-                        '--weights)')
+    parser.add_argument('--settings', nargs='+', choices=list(SETTINGS), help='(default: narrow and sgd, and imagenet '
+                        'with --weights)')
     parser.add_argument('--nets', nargs='+', choices=list(NETS), help='(default: those of each stage)')
     parser.add_argument('--clips', nargs='+', type=int, metavar='N', help='only stages with so many clips per class')
     parser.add_argument('--keep-weights', type=Path, metavar='FOLDER', help='keep those of every run that is tested')
@@ -105,7 +114,7 @@ def main(argv=None) -> int:
     log, deadline = args.out / 'runs.jsonl', None if args.until is None else time.time() + 3600 * args.until
     init_default_scope('mmaction')
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # silent about every initialised layer
-    settings = args.settings or ['narrow'] + ['imagenet'] * (args.weights is not None)
+    settings = args.settings or ['narrow', 'sgd'] + ['imagenet'] * (args.weights is not None)
     if 'imagenet' in settings and args.weights is None and not args.table_only:
         parser.error('--settings imagenet needs --weights.')
 

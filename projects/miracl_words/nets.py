@@ -62,7 +62,8 @@ def layers_3t(model: nn.Module) -> List[Conv3T]:
 
 
 def parameter_groups(model: nn.Module, name: str, lr: float, head_lr: float) -> List[dict]:
-    """Adam's groups; transforms that are frozen take no part and have no gradient."""
+    """The backbone's weights, the head's, and the transforms and gains; those that are frozen take no part and have
+    no gradient."""
     mult = NETS[name].mult
     temporal = [p for layer in layers_3t(model) for key in (*TRANSFORMS, 'gain')
                 for p in [getattr(layer, key, None)] if p is not None]

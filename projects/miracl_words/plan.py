@@ -1,4 +1,4 @@
-"""What is run and in which order: two settings, the networks of each stage, and how a learning rate is chosen."""
+"""What is run and in which order: three settings, the networks of each stage, and how a learning rate is chosen."""
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -21,6 +21,7 @@ class Setting(NamedTuple):
     lrs: Tuple[float, ...]
     head_lr: Optional[float]
     like: Dict[str, str]  # networks that take the learning rate of another one
+    decay: Optional[float] = None  # None: Adam; else SGD with Nesterov momentum 0.9, transforms without decay
 
     def rate_of(self, net: str) -> str:
         return self.like.get(net, net)
@@ -29,11 +30,14 @@ class Setting(NamedTuple):
 NARROW = Setting(
     'narrow', 'a quarter of the channels, from scratch', 'scratch', width=16, epochs=20, batch=20,
     lrs=(3e-4, 1e-3, 3e-3), head_lr=None, like={'3t_x10': '3t', '3t_moving_x10': '3t_moving'})
+SGD = Setting(
+    'sgd', 'a quarter of the channels, from scratch, SGD', 'scratch, SGD', width=16, epochs=20, batch=10,
+    lrs=(1e-2, 3e-2, 1e-1), head_lr=None, like={}, decay=5e-3)
 IMAGENET = Setting(
     'imagenet', 'from ImageNet weights up to layer3', 'ImageNet up to layer3', width=64, epochs=12, batch=10,
     lrs=(1e-4, 3e-4, 1e-3), head_lr=1e-3,
     like={'3t_moving_gain': '3t_gain', '3t_frozen': '3t', '3t_x10': '3t', '3t_moving_x10': '3t_moving'})
-SETTINGS = {setting.name: setting for setting in (NARROW, IMAGENET)}
+SETTINGS = {setting.name: setting for setting in (NARROW, SGD, IMAGENET)}
 
 
 class Stage(NamedTuple):
@@ -49,6 +53,7 @@ CORE, FOLDS = ('3d', '3t_moving', '3t'), (1, 2, 3)
 # in the order in which they run
 STAGES = (
     Stage(NARROW, SEVEN, 20, FOLDS, (0, )),
+    Stage(SGD, CORE, 20, FOLDS, (0, 1)),
     Stage(IMAGENET, CORE, 20, FOLDS, (0, )),
     Stage(NARROW, SEVEN, 100, FOLDS, (0, )),
     Stage(NARROW, SEVEN, 5, FOLDS, (0, )),
@@ -60,6 +65,7 @@ STAGES = (
     Stage(NARROW, SEVEN, 20, FOLDS, (2, )),
     Stage(IMAGENET, SEVEN, 20, FOLDS, (1, )),
     Stage(IMAGENET, SEVEN, 5, FOLDS, (0, )),
+    Stage(SGD, SEVEN, 20, FOLDS, (0, 1, 2)),
 )
 
 

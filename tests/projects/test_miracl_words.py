@@ -101,6 +101,18 @@ def test_a_short_training(project, monkeypatch, tmp_path):
     assert again['losses'] == run['losses'] and again['moved'] == run['moved']
 
 
+def test_sgd_decays_weights_but_no_transforms(project):
+    model = project.nets.build('3t', 10, 8)
+    groups = project.nets.parameter_groups(model, '3t', 0.03, 0.03)
+    optimizer = project.miracl_words.optimizer_of(project.plan.SGD, groups)
+    assert [group['weight_decay'] for group in optimizer.param_groups] == [0.005, 0.005, 0]
+    decay = {id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
+    layer = project.nets.layers_3t(model)[0]
+    assert decay[id(layer.weight)] == 0.005 and decay[id(layer.scale)] == 0
+    assert isinstance(project.miracl_words.optimizer_of(project.plan.NARROW, groups), torch.optim.Adam)
+    assert project.plan.setting_of(project.plan.key_of(project.plan.SGD, '3d', 20, 1, 0, 0.03, False)).name == 'sgd'
+
+
 def test_crops_and_backwards(project):
     words = project.miracl_words
 
