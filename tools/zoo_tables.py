@@ -48,7 +48,7 @@ DATA = {'video-mnist': 'Video-MNIST', 'jester-rgb': 'Jester', 'ucf101-rgb': 'UCF
         'folder-rgb': 'a folder of videos', 'miracl-rgb': 'MIRACL-VC1 words', 'jhmdb5-rgb': 'J-HMDB, 5 classes',
         'sthv2-rgb': 'SthV2', 'mini-sthv2-rgb': 'mini-SthV2',
         'kinetics400-rgb': 'Kinetics-400', 'mini-kinetics400-rgb': 'mini-Kinetics-400', 'kth-rgb': 'KTH'}
-REAL_VIDEO = ('miracl', )
+REAL_VIDEO = ('miracl', 'jhmdb5')
 NOT_TRAINED = 'not trained here'
 
 
