@@ -140,7 +140,7 @@ def motion_tables(runs: Sequence[dict]) -> Dict[str, str]:
         whole.append(row)
     for layer in runs[0]['statistics']:
         if layer != MODEL_ROW:
-            layers.append([layer.replace('backbone.', '').replace('.conv', '', layer.count('.conv') - 1)]
+            layers.append([re.sub(r'^backbone\.|\.conv$', '', layer)]
                           + [f'{1e3 * value:.2f}' for start in means for value in means[start][layer][::2]])
     results = [[START_TITLES[start], len(own), *(mean_std([run[name] for run in own])
                                                  for name in ('accuracy', 'accuracy_reversed')),

@@ -17,10 +17,12 @@ from torch import nn
 from tconv_mmaction.cli.run_log import read_runs
 from tconv_mmaction.cli.spoken_words import HEIGHT, MARGIN, WIDTH
 from tconv_mmaction.cli.study_clips import MEAN, STD
+from tconv_mmaction.cli.study_nets import resnet18_to_layer3
+from tconv_mmaction.interpret import temporal_layers
 from tconv_mmaction.layers import switch_to_deploy
 
 PROJECT = ROOT / 'projects/words_filters'
-MODULES = ('words_filters', 'nets', 'plan', 'tables', 'views')
+MODULES = ('words_filters', 'motion_3t', 'nets', 'plan', 'tables', 'views')
 WHOLE = [0, 4, 8, 12, 16, 20, 24, 28]  # of the 29 frames: the eight that the other study of the words takes
 
 
@@ -154,10 +156,33 @@ def test_interaction_by_hand(project):
     assert project.tables.interaction_table(rows[:4]) is None and len(pd.DataFrame(rows)) == 8
 
 
+def test_3t_by_hand(project):
+    """Transforms set to known numbers in all layers: their statistics, and the table beside the paper's."""
+    model = resnet18_to_layer3((7, 3, 3, 3), dict(type='Conv3T'), 4, 10, 2, 3)
+    with torch.no_grad():
+        for layer in temporal_layers(model).values():
+            layer.scale.fill_(1.02)
+            layer.rotate.fill_(-0.01)
+            layer.translate_x.fill_(0.005)
+            layer.translate_y[0], layer.translate_y[1:] = 0.001, 0.003
+    found = project.motion_3t.statistics(model)
+    assert len(found) == 14 and found['backbone.layer3.1.conv2.conv'] == [.02, 0, .01, 0, .005, 0, .002, .001]
+    runs = [dict(start='scratch', fold=1, seed=seed, accuracy=40. + seed, accuracy_reversed=30., losses=[2., 1.],
+                 statistics={layer: [factor * value for value in values] for layer, values in found.items()})
+            for seed, factor in enumerate((1, 3))]
+    tables = project.tables.motion_tables(runs)
+    assert '| r | 20.00 / 0.00 | 29.31 / 38.26 | 13.12 / 19.32 |' in tables['3t-model'].splitlines()
+    assert '| layer3.1.conv2 | 40.00 | 20.00 | 10.00 | 4.00 |' in tables['3t-layers'].splitlines()
+    assert '| from scratch | 2 | 40.5 ± 0.7 | 30.0 ± 0.0 | 1.00 ± 0.00 |' in tables['3t-accuracy'].splitlines()
+    assert project.tables.motion_tables([]) == {}
+
+
 def test_the_page_is_what_the_committed_runs_give(project, tmp_path):
     runs = read_runs(PROJECT / 'results/runs.jsonl')
     page = tmp_path / 'page.md'
     shutil.copy(project.tables.PAGE, page)
+    if (PROJECT / 'results/motion_3t.jsonl').is_file():
+        shutil.copy(PROJECT / 'results/motion_3t.jsonl', tmp_path)
     text = project.tables.write_results(runs, tmp_path, page)
     assert text == (PROJECT / 'results/table.md').read_text() == (tmp_path / 'table.md').read_text()
     assert page.read_text() == project.tables.PAGE.read_text()
