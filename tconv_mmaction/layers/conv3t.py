@@ -43,9 +43,9 @@ class Conv3T(ConvBase):
             ``nn.Conv3d``.
         transform: 'affine' for the four parameters above (eq. 3), or 'free' for unconstrained matrices
             ``theta (kT-1, O, 2, 3)`` (arXiv:2006.15983, sec. 3.2).
-        init: of the first slice. 'paper': K_1 ~ N(0, 1). 'conv3d': uniform within 1/sqrt(n), n = I/groups*kT*kH*kW, as
-            ``nn.Conv3d`` starts. 'he': uniform within sqrt(5/n), as activations keep their size under ReLU
-            with it (He et al., ICCV 2015).
+        init: of the first slice, with n = I/groups*kT*kH*kW. 'conv3d': uniform within 1/sqrt(n), as ``nn.Conv3d``
+            starts; it learned best of the three, tuned alike (docs/conv3t.md). 'he': uniform within sqrt(5/n), as
+            activations keep their size under ReLU with it (He et al., ICCV 2015). 'paper': K_1 ~ N(0, 1).
         motion_std: (t, r, log s), standard deviations of the motion that a filter starts with: one random velocity for
             each, the same at every step. Translations in half kernel extents, rotation in radians. (0, 0, 0) is the
             paper's identity.
@@ -74,7 +74,7 @@ class Conv3T(ConvBase):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1,
                  groups: int = 1, bias: bool = True, padding_mode: str = 'zeros', transform: str = 'affine',
-                 init: str = 'paper', motion_std: Sequence[float] = (0., 0., 0.), gain: bool = False,
+                 init: str = 'conv3d', motion_std: Sequence[float] = (0., 0., 0.), gain: bool = False,
                  evaluation: str = 'auto', gain_std: float = 0., device=None, dtype=None) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         if transform not in ('affine', 'free'):
@@ -245,7 +245,7 @@ class Conv3T(ConvBase):
 
     def extra_repr(self) -> str:
         text = super().extra_repr() + ('' if self.bias is not None else ', bias=False')
-        for name, default in (('transform', 'affine'), ('init', 'paper'), ('motion_std', (0., 0., 0.)),
+        for name, default in (('transform', 'affine'), ('init', 'conv3d'), ('motion_std', (0., 0., 0.)),
                               ('evaluation', 'auto')):
             value = getattr(self, name)
             if value != default:

@@ -45,14 +45,14 @@ def test_he_and_moving():
 
 @pytest.mark.parametrize('groups', [1, 4])
 def test_first_slices(groups):
-    """'conv3d' is where nn.Conv3d starts, 'paper' N(0, 1); groups count as inputs of a filter do."""
+    """'conv3d', the default, is where nn.Conv3d starts, 'paper' N(0, 1); groups count as inputs of a filter do."""
     torch.manual_seed(0)
     theirs = nn.Conv3d(16, 512, 3, groups=groups).weight
-    ours = Conv3T(16, 512, 3, groups=groups, init='conv3d').weight
+    ours = Conv3T(16, 512, 3, groups=groups).weight
     assert ours.abs().max() <= (16 / groups * 27)**-0.5
     assert abs(ours.std() / theirs.std() - 1) < 0.02
     assert abs(Conv3T(16, 512, 3, groups=groups, init='he').weight.std() / ours.std() - math.sqrt(5)) < 0.03
-    assert_normal(Conv3T(16, 512, 3, groups=groups).weight.detach(), 1.)
+    assert_normal(Conv3T(16, 512, 3, groups=groups, init='paper').weight.detach(), 1.)
 
 
 def test_without_motion_std_it_is_the_identity_and_nothing_more_is_drawn():
@@ -60,7 +60,7 @@ def test_without_motion_std_it_is_the_identity_and_nothing_more_is_drawn():
     layer = Conv3T(2, 3, 3, bias=False)
     after = torch.rand(())
     torch.manual_seed(0)
-    torch.randn(3, 2, 1, 3, 3)
+    torch.rand(3, 2, 1, 3, 3)
     assert torch.equal(after, torch.rand(()))
     kernel = layer.kernel()
     assert torch.equal(kernel[:, :, 0], kernel[:, :, 2])
