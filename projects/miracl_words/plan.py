@@ -86,6 +86,19 @@ def tuning_keys(setting: Setting, nets: Sequence[str]) -> List[Key]:
     return [key_of(setting, net, 20, 1, seed, lr, True) for seed in TUNE_SEEDS for lr in setting.lrs for net in own]
 
 
+def better_optimiser(runs: Sequence[dict], net: str) -> Optional[Setting]:
+    """Of Adam and SGD, from scratch, by the best accuracy on the two validation speakers; Adam if they are level; None:
+    not all tried in both."""
+    best = []
+    for setting in (NARROW, SGD):
+        lr = chosen_lr(runs, setting, net)
+        if lr is None:
+            return None
+        key = key_of(setting, setting.rate_of(net), 20, 1, TUNE_SEEDS[0], lr, True)
+        best.append(next(run['accuracy'] for run in runs if all(run.get(name) == value for name, value in key.items())))
+    return SGD if best[1] > best[0] else NARROW
+
+
 def chosen_lr(runs: Sequence[dict], setting: Setting, net: str) -> Optional[float]:
     """The learning rate with the best accuracy on the two validation speakers; None: not all tried yet."""
     results = {}

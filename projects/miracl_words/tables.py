@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 from nets import NETS  # beside this file
-from plan import NARROW, SAME_STEPS, SETTINGS, Setting, setting_of  # beside this file
+from plan import NARROW, SAME_STEPS, SETTINGS, SGD, Setting, better_optimiser, setting_of  # beside this file
 
 from tconv_mmaction.cli.run_statistics import fill_file, mean_std
 from tconv_mmaction.cli.run_tables import NOTE, curves, difference_table, fold_table, per_class_table, summary_table
@@ -62,6 +62,13 @@ def tables(runs: Sequence[dict]) -> Dict[str, str]:
                               f'folds-{end}': fold_table(own, TITLES), f'motion-{end}': motion_table(own),
                               f'classes-{end}': per_class_table(own, WORDS, TITLES)})
         found[f'tuning-{setting.name}'] = tuning_table(runs, setting)
+    either = [run for net in NETS for setting in [better_optimiser(runs, net)] if setting
+              for run in tested(runs, setting, 20) if run['model'] == net]
+    if either:
+        titles = {net: f'{title}, {"SGD" if better_optimiser(runs, net) is SGD else "Adam"}'
+                  for net, title in TITLES.items()}
+        found.update({'summary-either-20': summary_table(either, titles),
+                      'differences-either-20': difference_table(either, PAIRS, titles)})
     return {name: table for name, table in found.items() if table}
 
 
@@ -78,7 +85,8 @@ def write_results(runs: Sequence[dict], out: Path, page: Optional[Path] = None) 
     for name, table in found.items():
         kind, setting, *per_class = name.split('-')
         end = f', {per_class[0]} clips per class' if per_class else ''
-        text += [f'### {HEADINGS[kind]}{end}, {SETTINGS[setting].title}', table]
+        title = SETTINGS[setting].title if setting in SETTINGS else 'the better of Adam and SGD for each'
+        text += [f'### {HEADINGS[kind]}{end}, {title}', table]
     minutes = sum(run.get('cpu_seconds') or 0 for run in runs) / 60
     text.append(f'{len(runs)} runs, {minutes:.0f} minutes of one processor core.')
     atomic_write_text(out / 'table.md', '\n\n'.join(text) + '\n')

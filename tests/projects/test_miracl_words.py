@@ -101,6 +101,15 @@ def test_a_short_training(project, monkeypatch, tmp_path):
     assert again['losses'] == run['losses'] and again['moved'] == run['moved']
 
 
+def test_the_better_optimiser_of_six_tries(project):
+    plan = project.plan
+    adam = [dict(key, accuracy=value) for key, value in zip(plan.tuning_keys(plan.NARROW, ['3d']), (20., 30., 10.))]
+    sgd = [dict(key, accuracy=value) for key, value in zip(plan.tuning_keys(plan.SGD, ['3d']), (30., 5., 1.))]
+    assert plan.better_optimiser(adam, '3d') is None and plan.better_optimiser(adam + sgd, '3d') is plan.NARROW
+    sgd[2]['accuracy'] = 31.
+    assert plan.better_optimiser(adam + sgd, '3d') is plan.SGD and plan.chosen_lr(sgd, plan.SGD, '3d') == 0.1
+
+
 def test_sgd_decays_weights_but_no_transforms(project):
     model = project.nets.build('3t', 10, 8)
     groups = project.nets.parameter_groups(model, '3t', 0.03, 0.03)
