@@ -20,19 +20,20 @@ class Stage(NamedTuple):
 
 
 FOLDS = (1, 2, 3)
-CORE = ('1135', 'multi2', '1135_both', 'multi2_both', '3333', '1133', 'multi1', 'multi4')
+JOINT = ('1135', 'multi2', '1135_both', 'multi2_both')
+OTHERS = ('3333', '1133', 'multi1', 'multi4')
 PARTS = ('1135_rate', '1135_ego', 'multi2_rate', 'multi2_ego')
-FILTERS = ('3333_both', 'multi2_3333', 'multi2_3333_both')  # with 3333: filters of early and late layers
+FILTERS = ('3333_both', 'multi2_3333')  # with 3333: filters of early and late layers
 # in the order in which they run
 STAGES = (
-    Stage(CORE, (1, ), (0, )),
-    Stage(FILTERS, (1, ), (0, )),
-    Stage(CORE, (2, 3), (0, )),
-    Stage(CORE[:4], FOLDS, (0, ), 40),  # does the augmentation only need more time?
-    Stage(CORE, FOLDS, (1, )),
+    Stage((*JOINT, *OTHERS, *FILTERS), (1, ), (0, )),
+    Stage(JOINT, (2, 3), (0, )),
+    Stage(OTHERS, (2, 3), (0, )),
+    Stage(JOINT, FOLDS, (0, ), 40),  # does the augmentation only need more time?
+    Stage((*JOINT, *OTHERS), FOLDS, (1, )),
     Stage(PARTS, FOLDS, (0, )),
-    Stage(CORE, FOLDS, (2, )),
-    Stage(FILTERS, (2, 3), (0, )),
+    Stage((*JOINT, *OTHERS), FOLDS, (2, )),
+    Stage((*FILTERS, 'multi2_3333_both'), FOLDS, (0, )),
     Stage(PARTS, FOLDS, (1, 2)),
 )
 
