@@ -50,10 +50,13 @@ class Stage(NamedTuple):
 
 SEVEN = ('3d', '3t_moving', '3t', '3t_moving_gain', '3t_frozen', '2d', 's3d')
 CORE, FOLDS = ('3d', '3t_moving', '3t'), (1, 2, 3)
+GAINS = ('3t_gain_std', )
 # in the order in which they run
 STAGES = (
     Stage(NARROW, SEVEN, 20, FOLDS, (0, )),
     Stage(SGD, CORE, 20, FOLDS, (0, 1)),
+    Stage(SGD, GAINS, 20, FOLDS, (0, 1)),
+    Stage(NARROW, GAINS, 20, FOLDS, (0, 1)),
     Stage(IMAGENET, CORE, 20, FOLDS, (0, )),
     Stage(NARROW, SEVEN, 100, FOLDS, (0, )),
     Stage(NARROW, SEVEN, 5, FOLDS, (0, )),

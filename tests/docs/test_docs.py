@@ -36,6 +36,7 @@ from tconv_mmaction.layers import Conv3T
 # Commands that have no parser of ours to ask.
 NOT_CHECKED = {
     'awk': 'shell', 'mkdir': 'shell', 'cp': 'shell', 'cat': 'shell', 'cd': 'shell', 'mv': 'shell', 'tr': 'shell',
+    'sed': 'shell',
     '.': 'shell: activates the environment',
     'ffmpeg': 'converts a video; not installed with this package',
 }
