@@ -50,7 +50,7 @@ class Stage(NamedTuple):
 
 SEVEN = ('3d', '3t_moving', '3t', '3t_moving_gain', '3t_frozen', '2d', 's3d')
 CORE, FOLDS = ('3d', '3t_moving', '3t'), (1, 2, 3)
-GAINS = ('3t_gain_std', )
+GAINS = ('3t_gain_std', '3t_moving_gain_std')
 # in the order in which they run
 STAGES = (
     Stage(NARROW, SEVEN, 20, FOLDS, (0, )),

@@ -14,7 +14,8 @@ from tconv_mmaction.utils.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs/miracl_words.md'
 TITLES = {name: net.title for name, net in NETS.items()}
-PAIRS = (('3d', '3t'), ('3d', '3t_moving'), ('3d', '3t_moving_gain'), ('3d', '3t_gain_std'), ('3t', '3t_moving'),
+PAIRS = (('3d', '3t'), ('3d', '3t_moving'), ('3d', '3t_moving_gain'), ('3d', '3t_gain_std'),
+         ('3d', '3t_moving_gain_std'), ('3t', '3t_moving'),
          ('3t_moving', '3t_moving_gain'), ('3t_frozen', '3t'), ('3d', 's3d'), ('2d', '3t'), ('2d', '3d'),
          ('3t', '3t_x10'), ('3t_moving', '3t_moving_x10'), ('3t_paper', '3t'), ('3t_conv3d', '3t'),
          ('3t', '3t_gain_std'))
