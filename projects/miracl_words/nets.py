@@ -46,7 +46,8 @@ NETS: Dict[str, Net] = {
     '3t_x10': Net('3T, identity, transforms at 10 times the rate', 'Conv3T', mult=10.),
     '3t_moving_x10': Net('3T, moving start, transforms at 10 times the rate', 'Conv3T', moving=True, mult=10.),
     '3t_gain_std': Net('3T, gains from 1 + N(0, 1)', 'Conv3T', gain=True, gain_std=1.),
-    '3t_moving_gain_std': Net('3T, moving start, gains from 1 + N(0, 1)', 'Conv3T', moving=True, gain=True, gain_std=1.),
+    '3t_moving_gain_std': Net('3T, moving start, gains from 1 + N(0, 1)', 'Conv3T', moving=True, gain=True,
+                              gain_std=1.),
     '3t_paper': Net("3T, the paper's start: N(0, 1), identity", 'Conv3T', init='paper'),
     '3t_conv3d': Net("3T, nn.Conv3d's start, identity", 'Conv3T', init='conv3d'),
 }
