@@ -44,7 +44,8 @@ def _statistics(comparison: dict, titles: Sequence[str], names: Sequence[str]) -
 def _test_cell(test: dict) -> str:
     if 'note' in test:
         return test['note']
-    return f"t = {_number(test['t'])}, p = {test['p']:.2g} (df = {_number(test['degrees_of_freedom'])})"
+    p = f"= {test['p']:.2g}" if test['p'] else '< 1e-300'  # smaller than a float64 can say
+    return f"t = {_number(test['t'])}, p {p} (df = {_number(test['degrees_of_freedom'])})"
 
 
 def score_table(scores: Sequence[MethodScores], titles: Sequence[str]) -> str:
