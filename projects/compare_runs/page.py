@@ -17,7 +17,8 @@ from tconv_mmaction.utils.atomic import atomic_write_text
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / 'docs/compare_runs.md'
-SETS = {'': HERE / 'results', 'words-': HERE / 'results_words'}  # how the names of its tables begin: its runs
+# how the names of its tables begin: its runs
+SETS = {'': HERE / 'results', 'words-': HERE / 'results_words', 'search-': HERE / 'results_search'}
 
 
 def tables() -> Dict[str, str]:
