@@ -26,7 +26,7 @@ custom_imports = dict(imports=['tconv_mmaction'], allow_failed_imports=False)
 default_scope = 'mmaction'
 model = dict(
     type='Recognizer3D',
-    backbone=dict(type='TemporalResNet3d', depth=18, base_channels=4, temporal_cfg=dict(type='Conv3T'),
+    backbone=dict(type='TemporalResNet3d', depth=18, base_channels=4, temporal_cfg=dict(type='Conv3T', init='paper'),
                   num_stages=2, temporal_kernels=(3, 3, 3), out_indices=(1, ), spatial_strides=(1, 2),
                   temporal_strides=(1, 2), dilations=(1, 1)),
     cls_head=dict(type='I3DHead', num_classes=4, in_channels=8, dropout_ratio=0., average_clips='prob'),

@@ -246,7 +246,8 @@ SWITCHES = {
 
 def trained(tmp_path, name, custom_hooks=(), optim_wrapper=None, batch=4, **options):
     """A LeNet-5-3T after one pass over four clips by the Runner, as {parameter: value}."""
-    backbone = dict(type='LeNet5', temporal_cfg=dict(type='Conv3T'), channels=(3, 4), clip_shape=(12, 12, 12))
+    backbone = dict(type='LeNet5', temporal_cfg=dict(type='Conv3T', init='paper'), channels=(3, 4),
+                    clip_shape=(12, 12, 12))
     model = dict(
         type='Recognizer3D', backbone=backbone,
         cls_head=dict(type='I3DHead', num_classes=2, in_channels=84, dropout_ratio=0., average_clips='prob'),

@@ -27,7 +27,7 @@ from tconv_mmaction.maths.nearest_3t_kernel import still_explained
 
 
 def moving_layer(inputs=16, outputs=6, size=3, gain=False, dtype=torch.float64, std=(.1, .2, .3, .3)):
-    layer = Conv3T(inputs, outputs, size, gain=gain).to(dtype)
+    layer = Conv3T(inputs, outputs, size, init='paper', gain=gain).to(dtype)
     with torch.no_grad():
         for name, spread in zip(TEMPORAL_PARAMETERS, std):
             getattr(layer, name).add_(spread * torch.randn_like(getattr(layer, name)))

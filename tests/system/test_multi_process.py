@@ -24,6 +24,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import FlexibleRunner, Runner
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
@@ -86,7 +87,8 @@ class DiaryHook(Hook):
 
 MODEL = dict(
     type='Recognizer3D',
-    backbone=dict(type='LeNet5', temporal_cfg=dict(type='Conv3T'), channels=(3, 4), clip_shape=(12, 12, 12)),
+    backbone=dict(type='LeNet5', temporal_cfg=dict(type='Conv3T', init='paper'), channels=(3, 4),
+                  clip_shape=(12, 12, 12)),
     cls_head=dict(type='I3DHead', num_classes=2, in_channels=84, dropout_ratio=0., average_clips='prob'),
     data_preprocessor=dict(type='ActionDataPreprocessor', mean=[0.], std=[255.], format_shape='NCTHW'))
 
@@ -252,8 +254,8 @@ def build(name):
     model = MODELS.build(dict(type='Recognizer3D', backbone=backbone, cls_head=head, data_preprocessor=normalize))
     model.double().train()
     for module in model.modules():
-        if isinstance(module, Conv3T):  # its weights start at N(0, 1), which norms that do not adapt let explode
-            module.weight.data /= (module.weight[0].numel() * module.kernel_size[0]) ** 0.5
+        if isinstance(module, Conv3T):  # large enough for a step that moves every transform
+            nn.init.normal_(module.weight, std=(module.weight[0].numel() * module.kernel_size[0]) ** -0.5)
         if isinstance(module, _BatchNorm):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
