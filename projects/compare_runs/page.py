@@ -36,7 +36,9 @@ def tables() -> Dict[str, str]:
 def main() -> int:
     tool = runpy.run_path(str(HERE.parents[1] / 'tools/compare_runs.py'))
     for folder in SETS.values():
-        tool['main']([str(folder), '--table-only', '--classes', str(folder / 'classes.txt')])
+        code = tool['main']([str(folder), '--table-only', '--classes', str(folder / 'classes.txt')])
+        if code:
+            return code
     atomic_write_text(PAGE, fill_page(PAGE.read_text(encoding='utf-8'), tables()))
     return 0
 

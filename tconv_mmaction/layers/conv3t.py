@@ -44,8 +44,9 @@ class Conv3T(ConvBase):
         transform: 'affine' for the four parameters above (eq. 3), or 'free' for unconstrained matrices
             ``theta (kT-1, O, 2, 3)`` (arXiv:2006.15983, sec. 3.2).
         init: of the first slice, with n = I/groups*kT*kH*kW. 'conv3d': uniform within 1/sqrt(n), as ``nn.Conv3d``
-            starts; it learned best of the three, tuned alike (docs/conv3t.md). 'he': uniform within sqrt(5/n), as
-            activations keep their size under ReLU with it (He et al., ICCV 2015). 'paper': K_1 ~ N(0, 1).
+            starts; it learned better than N(0, 1) wherever they were compared, and mostly than 'he' (docs/conv3t.md).
+            'he': uniform within sqrt(5/n), as activations keep their size under ReLU with it (He et al., ICCV 2015).
+            'paper': K_1 ~ N(0, 1).
         motion_std: (t, r, log s), standard deviations of the motion that a filter starts with: one random velocity for
             each, the same at every step. Translations in half kernel extents, rotation in radians. (0, 0, 0) is the
             paper's identity.

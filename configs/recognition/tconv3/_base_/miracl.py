@@ -1,5 +1,7 @@
 # ResNet18 a quarter as wide, up to layer3, on ten spoken words of MIRACL-VC1, speakers that it has not seen (fold 1):
 # the network and the clips of projects/miracl_words.
+_base_ = '../../../_base_/small_real_videos.py'
+
 model = dict(
     type='Recognizer3D',
     backbone=dict(
@@ -46,33 +48,17 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=20,
-    num_workers=2,
-    persistent_workers=True,
-    pin_memory=True,
     drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        type='VideoDataset',
         ann_file=f'{data_root}/words_train_unseen1.txt',
         data_prefix=dict(video=f'{data_root}/videos'),
         pipeline=train_pipeline))
-test_dataloader = dict(
+val_dataloader = test_dataloader = dict(
     batch_size=20,
-    num_workers=2,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='VideoDataset',
         ann_file=f'{data_root}/words_test_unseen1.txt',
         data_prefix=dict(video=f'{data_root}/videos'),
-        pipeline=test_pipeline,
-        test_mode=True))
-val_dataloader = test_dataloader  # there is no third list: nothing is chosen, the last epoch is what is tested
-val_evaluator = test_evaluator = dict(type='AccMetric')
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+        pipeline=test_pipeline))
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=10, val_interval=10)
 param_scheduler = [dict(type='CosineAnnealingLR', eta_min=0, by_epoch=True, convert_to_iter_based=True)]
 auto_scale_lr = dict(enable=False, base_batch_size=20)
